@@ -1,0 +1,29 @@
+"""POST /v1/completions"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from mlxk.api.body import read_json
+from mlxk.api.facade import Service
+from mlxk.api.openapi import error_responses, json_body
+from mlxk.api.replies import answer
+from mlxk.api.translate import plan_completion
+
+
+def completions_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["completions"])
+
+    @router.post(
+        "/v1/completions",
+        response_class=Response,
+        openapi_extra=json_body("CompletionRequest"),
+        responses=error_responses(400, 404, 413, 429, 503),
+    )
+    async def create_completion(request: Request) -> Response:
+        """A text completion, or with `stream` its server-sent events."""
+        plan = plan_completion(await read_json(request), service.settings)
+        return await answer(request, service, plan)
+
+    return router

@@ -1,0 +1,41 @@
+"""GET /pool, POST /pool/{model}/load, DELETE /pool/{model}: what is loaded, over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from mlxk.api.disconnects import run_unless_gone
+from mlxk.api.facade import Service
+from mlxk.api.openapi import error_responses
+
+
+def pool_router(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/pool", tags=["pool"])
+
+    @router.get("", response_class=JSONResponse)
+    async def get_pool() -> JSONResponse:
+        """The `data` of `mlxk ps --json`."""
+        return JSONResponse(service.pool_data())
+
+    @router.post(
+        "/{model:path}/load", response_class=JSONResponse, responses=error_responses(400, 404, 429, 503)
+    )
+    async def load_model(model: str, request: Request) -> JSONResponse:
+        """Loads a model and answers when it is ready. A client that leaves no longer waits for it."""
+        return JSONResponse(await run_unless_gone(request.receive, service.load(model)))
+
+    @router.delete("/{model:path}", response_class=JSONResponse, responses=error_responses(400, 404))
+    async def stop_model(
+        model: str,
+        now: Annotated[bool, Query(description="Interrupt what runs, instead of waiting for it.")] = False,
+        timeout_s: Annotated[
+            float | None, Query(ge=0, allow_inf_nan=False, description="How long to wait for what runs.")
+        ] = None,
+    ) -> JSONResponse:
+        """Stops a model and answers when its process is gone. Goes on when the client leaves."""
+        return JSONResponse(await service.stop_model(model, now=now, timeout_s=timeout_s))
+
+    return router

@@ -1,0 +1,81 @@
+"""uvicorn, tamed: it serves one given socket, and signals, logging and the event loop are not its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepts = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's handlers would take SIGINT and SIGTERM away from the lifecycle, wait for open streams
+        # (an endless one survives three Ctrl-C), and raise the signals again at the end.
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepts.set()
+
+
+class ApiServer:
+    """`start` it once on a bound socket, `stop` it once. It must be used within one event loop."""
+
+    def __init__(self, app: FastAPI, *, default_stop_s: float = 10.0) -> None:
+        self._app = app
+        self._default_stop_s = default_stop_s
+        self._uvicorn: _Uvicorn | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Returns when connections are accepted. `sock` is bound; it is closed by `stop`."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Connections inherit it. asyncio sets it only where the socket was made with IPPROTO_TCP;
+            # without it each event of a stream waits for an ACK, 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            loop="none",
+            http="httptools",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            # A conversation's next turn should find its connection open.
+            timeout_keep_alive=75,
+        )
+        self._uvicorn = _Uvicorn(config)
+        self._task = asyncio.create_task(self._uvicorn.serve(sockets=[sock]), name="http")
+        accepts = asyncio.create_task(self._uvicorn.accepts.wait())
+        try:
+            await asyncio.wait((self._task, accepts), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            accepts.cancel()
+        if self._task.done():
+            await self._task  # raises what kept it from starting
+            raise RuntimeError("the HTTP server ended before it accepted a connection")
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Accepts nothing more, waits up to `timeout_s` for the requests that run, then cancels them (their
+        jobs are closed). Returns when nothing of the server is left."""
+        if self._uvicorn is None or self._task is None:
+            return
+        timeout_s = self._default_stop_s if timeout_s is None else timeout_s
+        # Whole seconds by its type; used in asyncio.wait_for.
+        self._uvicorn.config.timeout_graceful_shutdown = max(1, math.ceil(timeout_s))
+        self._uvicorn.should_exit = True
+        await self._task
+        cancelled = list(self._uvicorn.server_state.tasks)
+        await asyncio.gather(*cancelled, return_exceptions=True)

@@ -1,0 +1,85 @@
+"""Known OpenAI fields that this server cannot honour: refused when they ask for something, never ignored.
+
+Each stands with the values that ask for nothing; null and an absent field ask for nothing either.
+Fields that only label a request (`user`, `metadata`, `safety_identifier`, `prompt_cache_key`) change no
+answer and are accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlxk.workers.protocol import FaultCode, FaultError, fault
+
+_Neutral = Mapping[str, tuple[Any, ...]]
+
+_EVERYWHERE: _Neutral = {
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+}
+
+CHAT: _Neutral = {
+    **_EVERYWHERE,
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "parallel_tool_calls": (True,),
+    "audio": (),
+    "modalities": (["text"],),
+    "prediction": (),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "web_search_options": (),
+    "verbosity": ("medium",),
+}
+
+COMPLETION: _Neutral = {
+    **_EVERYWHERE,
+    "logprobs": (),
+    "suffix": ("",),
+    "echo": (False,),
+    "best_of": (1,),
+    "response_format": ({"type": "text"},),
+}
+
+TEMPLATE_KWARGS_OF_OURS = frozenset(
+    {
+        "conversation",
+        "messages",
+        "tools",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+"""Arguments of apply_chat_template that are not the template's: given twice, the call in the worker fails."""
+
+
+def refuse_unsupported(body: Mapping[str, Any], neutral: _Neutral) -> None:
+    """Raises FaultError(UNSUPPORTED_PARAMETER) that names the field."""
+    for name, harmless in neutral.items():
+        value = body.get(name)
+        # The types count: in Python False == 0, but `logprobs: 0` asks for something.
+        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
+            raise unsupported(name)
+    tool_choice = body.get("tool_choice")
+    if tool_choice == "required" or isinstance(tool_choice, dict):
+        raise unsupported(
+            "tool_choice", "A forced tool call is not supported: set 'tool_choice' to 'auto' or 'none'."
+        )
+
+
+def unsupported(param: str, message: str | None = None) -> FaultError:
+    """The refusal, to be raised."""
+    if message is None:
+        message = f"'{param}' is not supported by this server. Leave it out or at its default."
+    return fault(FaultCode.UNSUPPORTED_PARAMETER, message, param=param)

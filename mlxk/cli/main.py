@@ -1,0 +1,138 @@
+"""The `mlxk` command: finds the verb, runs it, turns every end into a message and an exit code.
+
+Nothing heavy is imported here (a test holds us to it): each verb's file is loaded when the verb is
+called, and the verb loads zmq, requests, the store or the server when it gets to work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from mlxk import __version__
+from mlxk.cli.errors import CliError, ExitCode
+from mlxk.cli.output import print_data, print_error, print_usage_error, silence_stdout
+
+VERBS = ("serve", "run", "ps", "load", "stop", "restart", "list")
+"""Each is `mlxk.cli.<verb>.command`. In the order of the help page."""
+
+EXAMPLES = """\b
+Examples:
+  mlxk serve                       a server on http://127.0.0.1:8000
+  mlxk serve --detach tiny         in the background, with a model loaded
+  mlxk run tiny "Say: hi there"    one answer, streamed
+  mlxk ps                          what is loaded, and what it costs
+  mlxk stop tiny                   end one model; the memory is free when it returns
+  mlxk stop                        end the server
+
+\b
+Exit codes: 0 ok, 1 error, 2 usage, 3 server not running, 4 model unknown or
+ambiguous, 5 timed out, 6 not enough memory, 130 interrupted."""
+
+
+class VerbGroup(click.Group):
+    """Loads a verb's module when the verb is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"mlxk.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            import difflib  # a tenth of the start of `mlxk --version`, for this one message
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERBS)}"
+            ctx.fail(f"there is no verb '{args[0]}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # click would write a line end to stderr, also into a file
+            raise CliError("interrupted", "interrupted") from error
+
+
+@click.group(
+    cls=VerbGroup,
+    invoke_without_command=True,
+    subcommand_metavar="VERB [ARGS]...",
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--version", "show_version", is_flag=True, help="Print the version.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON envelope on stdout (with any verb).")
+@click.pass_context
+def cli(context: click.Context, show_version: bool, as_json: bool) -> None:
+    """Serve several MLX language models on this machine, each in a process of its own."""
+    if show_version:
+        if as_json:
+            print_data("version", {"version": __version__})
+        else:
+            click.echo(f"mlxk {__version__}")
+        context.exit(ExitCode.OK)
+    if context.invoked_subcommand is None:
+        if as_json:
+            context.fail(f"which verb? There are: {', '.join(VERBS)}")
+        click.echo(context.get_help())
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Whatever happens has been reported by then."""
+    own = list(arguments)
+    before_dashes = own[: own.index("--")] if "--" in own else own
+    as_json = "--json" in before_dashes
+    command = next((word for word in own if word in VERBS), None)
+    try:
+        return _call(own, command, as_json=as_json)
+    except BrokenPipeError:  # `mlxk run … | head -1`: the reader has what it wanted
+        silence_stdout()
+        return ExitCode.ERROR
+
+
+def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
+    try:
+        result = cli.main(args=arguments, prog_name="mlxk", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else ExitCode.OK
+    except click.UsageError as error:
+        print_usage_error(error, command, as_json=as_json)
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        failure = CliError("error", error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        failure = CliError("interrupted", "interrupted")
+    except CliError as error:
+        failure = error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        failure = CliError("os_error", str(error))
+    except Exception as error:
+        # A mistake of ours: show where, on stderr, so that it can be reported.
+        sys.excepthook(type(error), error, error.__traceback__)
+        failure = CliError("internal_error", f"{type(error).__name__}: {error}")
+    if failure.exit_code == ExitCode.INTERRUPTED and not as_json:
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the line that now says ^C; whoever pressed it needs no other words
+    else:
+        print_error(failure, command, as_json=as_json)
+    return failure.exit_code
+
+
+def main() -> NoReturn:
+    """The console script."""
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="replace")  # half an emoji from a model must not end the program
+    sys.exit(invoke(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""`mlxk serve`: the server, in the foreground or detached. The one verb that imports api and supervisor."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxk.cli.errors import CliError
+from mlxk.cli.options import json_option, setting_option
+from mlxk.cli.output import print_data
+
+if TYPE_CHECKING:
+    from mlxk.config.settings import Settings
+
+EXAMPLES = """\b
+Examples:
+  mlxk serve
+  mlxk serve --port 8080 --max-memory 24GB --keep-alive 30m
+  mlxk serve --detach tiny         returns when it takes requests; `mlxk stop` ends it"""
+
+
+@click.command("serve", short_help="Start the server.", epilog=EXAMPLES)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@setting_option("host", "ADDRESS", "Address to listen on.  [default: 127.0.0.1]")
+@setting_option("port", "PORT", "Port; 0 takes any free one.  [default: 8000]")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="Settings file."
+)
+@click.option("--detach", is_flag=True, help="Go to the background; return when ready.")
+@setting_option("max_memory", "SIZE", "Memory for all models together: 24GB.")
+@setting_option("max_models", "N", "Models loaded at once; 0 is no limit.")
+@setting_option("keep_alive", "TIME", "Unload a model idle for so long: 30m; -1 never.  [default: 10m]")
+@setting_option("log_level", "LEVEL", "debug, info, warning or error.  [default: info]")
+@click.option("--log-json", is_flag=True, default=None, help="Log JSON lines.")
+@click.option("--no-auth", is_flag=True, default=None, help="Serve a public address without an API key.")
+@click.option("--api-key-file", type=click.Path(resolve_path=True), help="File with one API key a line.")
+@setting_option("drain_timeout", "TIME", "Time for running requests when asked to stop.  [default: 30s]")
+@click.option("--private", is_flag=True, hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    models: tuple[str, ...],
+    config: str | None,
+    detach: bool,
+    private: bool,
+    ready_fd: int | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Start the server; MODELs are loaded at once, others when they are asked for.
+
+    In the foreground it runs until Ctrl-C or `mlxk stop`. With --detach it prints its pid and URL, or
+    the reason why it did not start; its log is server.log in $MLXK_HOME/logs.
+    """
+    from mlxk.cli.names import read_settings, resolve_model
+
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # held open by a worker, it would never report our death
+    if not private:
+        _refuse_a_second_server()
+    settings = read_settings({**flags, "preload": models or None}, config=config)
+    for name in models:
+        resolve_model(name, settings)  # a typo ends here, not as a server without the model
+
+    if private:
+        settings = _for_one_prompt(settings)
+    if detach:
+        from mlxk.cli.server_process import start_detached
+
+        ready = start_detached(_arguments(models, {"config": config, **flags}))
+        if as_json:
+            print_data("serve", {"pid": ready.pid, "url": ready.url})
+        else:
+            click.echo(f"server running: pid {ready.pid}, {ready.url}")
+        return
+
+    from mlxk.api.app import create_server
+    from mlxk.config.logs import configure_logging
+    from mlxk.config.settings import ConfigError
+    from mlxk.supervisor.lifecycle import run_server
+
+    configure_logging(settings.log_level, settings.log_json)
+    try:
+        code = run_server(settings, private=private, ready_fd=ready_fd, make_app=create_server)
+    except ConfigError as error:  # found only when it is put to use: a key file, a public address
+        raise CliError("config_error", str(error)) from error
+    context.exit(code)
+
+
+def _for_one_prompt(settings: Settings) -> Settings:
+    """A private server loads the one model that is asked for: what the configuration preloads for everybody
+    would only stand in its way."""
+    models = {name: replace(model, preload=False) for name, model in settings.models.items()}
+    return replace(settings, preload=(), models=models, spare=False)
+
+
+def _refuse_a_second_server() -> None:
+    """The lock decides in the end; this says it sooner, and where the other one listens."""
+    from mlxk.config.instance import read_instance
+
+    instance = read_instance()
+    if instance is not None:
+        raise CliError(
+            "already_running",
+            f"a server is running already: pid {instance.pid}, {instance.url}; end it with: mlxk stop",
+            {"pid": instance.pid, "url": instance.url},
+        )
+
+
+def _arguments(models: tuple[str, ...], options: dict[str, Any]) -> list[str]:
+    """The options as words for the process in the background. `=`, because a value may begin with a dash."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}={value}")
+    return [*words, "--", *models] if models else words

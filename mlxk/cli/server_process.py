@@ -1,0 +1,211 @@
+"""Starting `mlxk serve` as a process of its own: in the background, or private to one `mlxk run`.
+
+Both learn through a pipe that the server is ready: it writes one JSON line; end of file without one means
+that it died. A private server also holds the read end of a pipe as its stdin: when that ends (we are
+done, or we are gone, however that came), it ends itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mlxk.cli.errors import CliError
+
+READY_LIMIT_S = 120.0
+"""A server is ready in about a second. Beyond this it is stuck."""
+END_LIMIT_S = 30.0
+"""How long a private server may take to end its worker before it is killed."""
+DEATH_GRACE_S = 5.0
+"""Between a SIGTERM and a SIGKILL; also for a process that closed its ready pipe to be gone."""
+TAIL_LINES = 20
+TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a server says of itself when it takes work."""
+
+    pid: int
+    url: str
+
+
+def start_detached(arguments: Sequence[str], *, limit_s: float = READY_LIMIT_S) -> Ready:
+    """Start `mlxk serve ARGUMENTS` in the background and wait until it is ready.
+
+    Raises CliError: `start_failed` with the log's tail, or `timed_out` (the process has been killed).
+    """
+    from mlxk.config.paths import log_dir
+
+    log_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = log_dir() / "server.log"
+    with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb") as log:
+        begin = log.seek(0, os.SEEK_END)
+        process, ready_fd = _spawn(arguments, stdin=subprocess.DEVNULL, output=log)
+        try:
+            ready = _await_ready(process, ready_fd, log, begin, limit_s=limit_s, where=path)
+        except BaseException:  # also Ctrl-C: who gives up waiting does not want the server
+            _end(process)
+            raise
+        finally:
+            os.close(ready_fd)
+    process.returncode = 0  # it outlives us: keeps Popen from complaining about that
+    return ready
+
+
+@contextlib.contextmanager
+def private_server(*, limit_s: float = READY_LIMIT_S) -> Iterator[Ready]:
+    """A server for this process alone, on a free loopback port. When the block ends, so does the server,
+    and only then this returns; a Ctrl-C while waiting for that kills it."""
+    with tempfile.TemporaryFile() as log:
+        arguments = ["--private", "--host", "127.0.0.1", "--port", "0"]
+        process, ready_fd = _spawn(arguments, stdin=subprocess.PIPE, output=log)
+        try:
+            try:
+                ready = _await_ready(process, ready_fd, log, 0, limit_s=limit_s, where=None)
+            finally:
+                os.close(ready_fd)
+            yield ready
+        except CliError as error:
+            if error.type in ("connection_lost", "server_not_running"):
+                _explain_death(process, log, error)
+            raise
+        finally:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(timeout=END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                _end(process)
+            except KeyboardInterrupt:
+                _kill(process)  # its workers notice, and end too
+                raise
+
+
+def arguments_of(argv: Sequence[str]) -> list[str]:
+    """What followed `serve` when a server was started, without what belonged to that one start."""
+    words = list(argv)
+    words = words[words.index("serve") + 1 :] if "serve" in words else words[1:]
+    kept: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*kept, word, *words]
+        if word == "--ready-fd":
+            words = words[1:]
+        elif word not in ("--detach", "--private", "--json") and not word.startswith("--ready-fd="):
+            kept.append(word)
+    return kept
+
+
+def _spawn(arguments: Sequence[str], *, stdin: int, output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the server in a session of its own, so that the terminal's Ctrl-C reaches only us.
+    Returns it and the read end of its ready pipe."""
+    ready_fd, child_fd = os.pipe()
+    command = [sys.executable, "-P", "-m", "mlxk", "serve", "--ready-fd", str(child_fd), *arguments]
+    try:
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=output, stderr=output, pass_fds=(child_fd,), start_new_session=True
+        )
+    except BaseException:
+        os.close(ready_fd)
+        raise
+    finally:
+        os.close(child_fd)
+    return process, ready_fd
+
+
+def _await_ready(
+    process: subprocess.Popen[bytes],
+    ready_fd: int,
+    log: IO[bytes],
+    log_begin: int,
+    *,
+    limit_s: float,
+    where: Path | None,
+) -> Ready:
+    line = _read_line(ready_fd, deadline=time.monotonic() + limit_s)
+    if line is None:
+        details = {"log": _tail(log, log_begin)}
+        raise CliError("timed_out", f"the server was not ready after {limit_s:g} s and was ended", details)
+    try:
+        fields = json.loads(line)
+        return Ready(pid=int(fields["pid"]), url=str(fields["url"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=DEATH_GRACE_S)
+    tail = _tail(log, log_begin)
+    last_words = "\n".join(["", *tail]) if tail else " and said nothing"
+    source = f" (log: {where})" if where else ""
+    message = f"the server did not start: {_ending(process.returncode)}{source}{last_words}"
+    raise CliError("start_failed", message, {"log": tail, "exit_code": process.returncode})
+
+
+def _explain_death(process: subprocess.Popen[bytes], log: IO[bytes], error: CliError) -> None:
+    """If a lost connection is a dead private server: raise CliError with its last words."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1.0)
+        tail = _tail(log, 0)
+        message = "\n".join([f"the private server died: {_ending(process.returncode)}", *tail])
+        raise CliError("server_died", message, {"log": tail}) from error
+
+
+def _read_line(descriptor: int, *, deadline: float) -> bytes | None:
+    """What came up to the first line end or the end of file; None if neither came in time."""
+    received = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if not selector.select(timeout=max(0.0, deadline - time.monotonic())):
+                if time.monotonic() >= deadline:
+                    return None
+                continue
+            piece = os.read(descriptor, 4096)
+            received += piece
+            if not piece or b"\n" in piece:
+                return received.partition(b"\n")[0]
+
+
+def _tail(log: IO[bytes], begin: int) -> list[str]:
+    """The last lines that were written after `begin`."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(begin, end - TAIL_BYTES))
+    return log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+
+
+def _ending(returncode: int | None) -> str:
+    if returncode is None:
+        return "it closed its ready pipe without a word"
+    if returncode < 0:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    return f"it ended with exit code {returncode}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, a grace, SIGKILL; returns when it has been reaped."""
+    process.terminate()
+    try:
+        process.wait(timeout=DEATH_GRACE_S)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+    except KeyboardInterrupt:
+        _kill(process)
+        raise
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()

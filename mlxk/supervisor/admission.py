@@ -1,0 +1,77 @@
+"""Policy: who may go on, which models to load and to evict, who is refused. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mlxk.supervisor.eviction import Evict, Fits, NeverFits, make_room
+from mlxk.supervisor.states import ModelState
+from mlxk.supervisor.views import PoolView
+from mlxk.workers.protocol import Fault, FaultCode
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """This waiter gets a lease on its model's worker."""
+
+    waiter: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopIdle:
+    """Evict an idle model."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    waiter: int
+    fault: Fault
+
+
+Decision = Grant | StartLoad | StopIdle | Refuse
+
+
+def decide(view: PoolView) -> list[Decision]:
+    """Decisions for all waiters, in the order of their arrival.
+
+    1. A READY model takes its waiters while it has leases left.
+    2. A LOADING, STOPPING or BACKOFF model lets its waiters wait.
+    3. A FAILED model refuses, with its reason.
+    4. An ABSENT model is loaded if there is room; else idle models are evicted; else its waiters wait,
+       and no later waiter's load may take the room that comes free; else it is refused.
+    """
+    models = {m.name: m for m in view.models}
+    decisions: list[Decision] = []
+    room_is_claimed = False
+    for waiter in view.waiters:
+        model = models[waiter.model]
+        if model.state is ModelState.READY:
+            if model.in_flight < view.max_in_flight:
+                models[model.name] = replace(model, in_flight=model.in_flight + 1)
+                decisions.append(Grant(waiter.id))
+        elif model.state is ModelState.FAILED:
+            decisions.append(Refuse(waiter.id, Fault(FaultCode.MODEL_FAILED, model.fault_text)))
+        elif model.state is ModelState.ABSENT and not room_is_claimed:
+            current = replace(view, models=tuple(models.values()))
+            match make_room(current, model.cost_bytes):
+                case Fits():
+                    models[model.name] = replace(model, state=ModelState.LOADING, has_worker=True)
+                    decisions.append(StartLoad(model.name))
+                case Evict(victims):
+                    for name in victims:
+                        models[name] = replace(models[name], state=ModelState.STOPPING)
+                        decisions.append(StopIdle(name))
+                    room_is_claimed = True
+                case NeverFits(reason):
+                    text = f"The model {model.name!r} cannot be loaded: {reason}."
+                    decisions.append(Refuse(waiter.id, Fault(FaultCode.INSUFFICIENT_MEMORY, text)))
+                case _:
+                    room_is_claimed = True
+    return decisions

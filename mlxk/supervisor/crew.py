@@ -1,0 +1,75 @@
+"""Spawns workers and keeps their tasks: the pool's hands. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxk.config.settings import Settings
+from mlxk.supervisor.child import LIFELINE_FD, Lifeline, spawn, wait_all_exited
+from mlxk.supervisor.switchboard import Switchboard
+from mlxk.supervisor.worker import StopOrder, Worker, WorkerEvent
+from mlxk.supervisor.worker_log import LogPump, WorkerLog
+
+log = logging.getLogger("mlxk.pool")
+
+
+class Crew:
+    """All worker processes of this front, by spawn id."""
+
+    def __init__(self, settings: Settings, switchboard: Switchboard, address: str, log_dir: Path) -> None:
+        self._settings = settings
+        self._switchboard = switchboard
+        self._address = address
+        self._log_dir = log_dir
+        self._numbers = itertools.count(1)
+        self._lifeline = Lifeline()
+        self._pump = LogPump()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.workers: dict[str, Worker] = {}
+
+    def hire(self, tell: Callable[[WorkerEvent], None]) -> Worker:
+        """Spawn a worker without a model. Raises OSError if the system refuses a process."""
+        worker_id = f"w{next(self._numbers)}"
+        arguments = ["-m", "mlxk.workers", "--connect", self._address, "--id", worker_id]
+        arguments += ["--lifeline-fd", str(LIFELINE_FD), "--engine", self._settings.engine]
+        child = spawn(arguments, self._lifeline.read_fd, {"PYTHONUNBUFFERED": "1"})
+        output = WorkerLog(self._log_dir / f"{worker_id}.log", child.output_fd)
+        self._pump.add(output)
+        worker = Worker(worker_id, child, output, self._switchboard, self._settings, tell, self._pump.drop)
+        self.workers[worker_id] = worker
+        task = asyncio.create_task(worker.run(), name=f"worker-{worker_id}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._on_task_done(worker_id, done))
+        log.info("spawned %s (pid %d)", worker_id, child.pid)
+        return worker
+
+    def _on_task_done(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("the task of %s failed; its process is killed", worker_id, exc_info=task.exception())
+            self.workers[worker_id].child.signal_group(9)
+        self.workers.pop(worker_id, None)
+
+    def stop_all(self, order: StopOrder) -> None:
+        for worker in self.workers.values():
+            worker.post(order)
+
+    def kill_all(self) -> None:
+        """SIGKILL every group, from any thread and without the event loop."""
+        for worker in list(self.workers.values()):
+            worker.child.signal_group(9)
+
+    async def gone(self, timeout_s: float) -> bool:
+        """Wait until every process is reaped and every task done; False after `timeout_s`."""
+        await wait_all_exited([w.child for w in self.workers.values()], timeout_s)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=1.0)
+        return not self.workers
+
+    def close(self) -> None:
+        self._lifeline.close()
+        self._pump.close()

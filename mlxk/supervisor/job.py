@@ -1,0 +1,113 @@
+"""One request on its way: waiting for a lease, running, ended. Every job ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from mlxk.store.catalog import ModelRef
+from mlxk.supervisor.mailbox import Mailbox
+from mlxk.supervisor.pool import Pool
+from mlxk.supervisor.records import Lease
+from mlxk.supervisor.switchboard import Switchboard
+from mlxk.workers.protocol import Abort, Failed, Fault, FaultCode, FaultError, Generate, RequestEvent
+
+_numbers = itertools.count(1)
+
+
+def new_request_id() -> str:
+    """Short, and unique in this front."""
+    return f"r{next(_numbers)}"
+
+
+class Job:
+    """Made by `Service.submit`; read with `next`, always ended with `close`."""
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        request: Generate,
+        pool: Pool,
+        switchboard: Switchboard,
+        *,
+        keep_alive_s: float | None,
+        max_wait_s: float,
+        abort_grace_s: float,
+    ) -> None:
+        self.id = request.id
+        self.model = ref.name
+        self.worker_id: str | None = None
+        self._request = request
+        self._pool = pool
+        self._switchboard = switchboard
+        self._abort_grace_s = abort_grace_s
+        self._mailbox = Mailbox()
+        self._lease: Lease | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._run(ref, keep_alive_s, max_wait_s), name=f"job-{self.id}")
+
+    async def next(self, timeout_s: float | None = None) -> list[RequestEvent]:
+        """Events in order: Started, Progress*, Delta*, then one Finished or Failed. [] after `timeout_s`.
+
+        Returns all that has come since the last call. Must not be called after the last word.
+        """
+        return await self._mailbox.take(timeout_s)
+
+    def close(self) -> None:
+        """Idempotent, returns at once. Aborts what still runs; the worker keeps the prefix."""
+        if self._task.done() or self._mailbox.settled.is_set():
+            return
+        if self._lease is None:
+            self._task.cancel()
+        elif self._overdue is None:
+            self._switchboard.send(self._lease.worker_id, Abort(self.id))
+            loop = asyncio.get_running_loop()
+            self._overdue = loop.call_later(self._abort_grace_s, self._on_overdue, self._lease)
+
+    def fail(self, reason: Fault) -> None:
+        """Give the reader its last word now (the server is closing) and abort the work."""
+        self._mailbox.put(Failed(self.id, reason))
+        self.close()
+
+    def on_done(self, callback: Callable[[Job], object]) -> None:
+        """Called when neither pool nor worker has anything to do with this job any more."""
+        self._task.add_done_callback(lambda _: callback(self))
+
+    async def settled(self) -> None:
+        """Returns at that moment."""
+        await asyncio.wait([self._task])
+
+    async def _run(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(max_wait_s):
+                self._lease = await self._pool.acquire(ref, keep_alive_s)
+        except FaultError as error:
+            self._mailbox.put(Failed(self.id, error.fault))
+            return
+        except TimeoutError:
+            text = f"The model {ref.name!r} had no place for the request within {max_wait_s:.0f} s."
+            refusal = Fault(FaultCode.DEADLINE_EXCEEDED, text, retryable=True, retry_after_s=10)
+            self._mailbox.put(Failed(self.id, refusal))
+            return
+        try:
+            await self._work(self._lease)
+        finally:
+            if self._overdue is not None:
+                self._overdue.cancel()
+            self._pool.release(self._lease)
+
+    async def _work(self, lease: Lease) -> None:
+        """Send the request and hold the lease until its worker has let go of it."""
+        self.worker_id = lease.worker_id
+        opened = self._switchboard.open(lease.worker_id, self.id, self._mailbox)
+        if not opened or not self._switchboard.send(lease.worker_id, self._request):
+            text = "The model's process died before the request reached it. Try again."
+            gone = Fault(FaultCode.WORKER_DIED, text, retryable=True)
+            self._switchboard.fail_request(self.id, gone)
+            self._mailbox.put(Failed(self.id, gone))
+            return
+        await self._mailbox.settled.wait()
+
+    def _on_overdue(self, lease: Lease) -> None:
+        self._pool.report_stuck(lease, f"it did not end an aborted request in {self._abort_grace_s:.0f} s")

@@ -1,0 +1,312 @@
+"""Start, signals and end of the server process: `mlxk serve`.
+
+First SIGINT: refuse new work, end every live stream with a terminal event, stop all workers in parallel.
+Second SIGINT: kill everything and leave. SIGTERM and `mlxk stop` let running requests finish first, for at
+most `drain_timeout`. A watchdog thread covers an event loop that is stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import psutil
+import uvloop
+import zmq
+
+from mlxk import __version__
+from mlxk.config import paths
+from mlxk.config.instance import Instance, read_instance, remove_instance, write_instance
+from mlxk.config.settings import Settings
+from mlxk.store.builtin import BUILTIN_NAME
+from mlxk.store.catalog import Catalog
+from mlxk.supervisor.control import ControlSocket
+from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.leftovers import sweep_leftovers
+from mlxk.supervisor.memory import default_limit_bytes
+from mlxk.supervisor.pool import Pool
+from mlxk.supervisor.run_dir import InstanceLock, StartError, make_run_dir, remove_run_dir
+from mlxk.supervisor.service import SHUTTING_DOWN, Service
+from mlxk.supervisor.switchboard import Switchboard
+from mlxk.workers.protocol import FaultError
+
+log = logging.getLogger("mlxk.lifecycle")
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+INTERRUPT_GRACE_S = 3.0
+"""Ctrl-C: each step of the workers' stop ladder gets so long."""
+HTTP_CLOSE_S = 2.0
+WATCHDOG_MARGIN_S = 10.0
+
+
+class HttpServer(Protocol):
+    """What `api.app.create_server` returns."""
+
+    async def start(self, sock: socket.socket) -> None: ...
+    async def stop(self, timeout_s: float) -> None: ...
+
+
+MakeApp = Callable[[Service, Settings], HttpServer]
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownPlan:
+    """How the server ends: exit code, and how long requests may go on."""
+
+    exit_code: int
+    drain_s: float
+    grace_s: float
+
+
+def run_server(settings: Settings, *, private: bool, ready_fd: int | None, make_app: MakeApp) -> int:
+    """Serve until told to stop; returns the exit code. Messages for people go to stderr."""
+    lock = InstanceLock()
+    try:
+        if not private and not lock.acquire():
+            running = read_instance()
+            where = f" at {running.url} (pid {running.pid})" if running else ""
+            raise StartError(f"A server is running already{where}. `mlxk stop` ends it.")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Front(settings, private, ready_fd, make_app).run())
+    except StartError as error:
+        print(f"mlxk serve: {error}", file=sys.stderr, flush=True)
+        return EXIT_ERROR
+    finally:
+        lock.release()
+
+
+class Front:
+    """One life of the server process."""
+
+    def __init__(self, settings: Settings, private: bool, ready_fd: int | None, make_app: MakeApp) -> None:
+        self._settings = settings
+        self._private = private
+        self._ready_fd = ready_fd
+        self._make_app = make_app
+        self._stopping = asyncio.Event()
+        self._plan: ShutdownPlan | None = None
+        self._interrupts = 0
+        self._crew: Crew | None = None
+        self._old_handlers: dict[int, Any] = {}
+
+    async def run(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        listener = _listen(self._settings.host, self._settings.port)
+        run_dir = make_run_dir()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._install_signals()
+            return await self._serve(listener, run_dir, context)
+        finally:
+            if not self._private:
+                remove_instance(os.getpid())
+            listener.close()
+            context.term()
+            remove_run_dir(run_dir)
+            self._restore_signals()
+
+    async def _serve(
+        self, listener: socket.socket, run_dir: Path, context: zmq.Context[zmq.Socket[bytes]]
+    ) -> int:
+        if not self._private:
+            await asyncio.to_thread(sweep_leftovers)
+        address = f"ipc://{run_dir}/s"
+        log_dir = run_dir if self._private else paths.log_dir()
+        switchboard = Switchboard(context, address)
+        crew = self._crew = Crew(self._settings, switchboard, address, log_dir)
+        limit = self._settings.max_memory_bytes or default_limit_bytes()
+        pool = Pool(self._settings, crew, limit)
+        service = Service(
+            self._settings, Catalog(self._settings), pool, crew, switchboard, self._on_stop_asked
+        )
+        control = ControlSocket(context, f"ipc://{run_dir}/c", service)
+        http = self._make_app(service, self._settings)
+        pool_task = asyncio.create_task(pool.run(), name="pool")
+        preload_task = asyncio.create_task(self._preload(service), name="preload")
+        pool_task.add_done_callback(self._on_pool_died)
+        try:
+            await http.start(listener)
+            service.url = _url(listener)
+            service.mark_ready()
+            self._announce(service.url, run_dir / "c")
+            await self._stopping.wait()
+            return await self._close(service, pool, crew, http)
+        finally:
+            preload_task.cancel()
+            pool_task.remove_done_callback(self._on_pool_died)
+            pool_task.cancel()
+            await asyncio.wait([pool_task, preload_task])
+            await control.close()
+            switchboard.close()
+            crew.close()
+
+    async def _close(self, service: Service, pool: Pool, crew: Crew, http: HttpServer) -> int:
+        plan = self._plan
+        assert plan is not None
+        service.begin_closing()
+        if plan.drain_s > 0 and service.has_jobs():
+            log.info("waiting up to %.0f s for running requests", plan.drain_s)
+            await self._drain(service, plan.drain_s)
+            plan = self._plan or plan  # a Ctrl-C during the drain made it shorter
+        service.fail_jobs()
+        pool.close(SHUTTING_DOWN, drain_s=0, grace_s=plan.grace_s)
+        http_closed = asyncio.create_task(http.stop(HTTP_CLOSE_S))
+        if not await crew.gone(timeout_s=2 * plan.grace_s + 2.0):
+            log.error("some workers did not end in time; they are killed")
+            crew.kill_all()
+            await crew.gone(timeout_s=5.0)
+        await http_closed
+        return plan.exit_code
+
+    async def _drain(self, service: Service, drain_s: float) -> None:
+        """Until the last request has ended, the time is up, or a signal wants more haste."""
+        self._stopping.clear()
+        done = asyncio.create_task(service.jobs_done(drain_s))
+        hurry = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([done, hurry], return_when=asyncio.FIRST_COMPLETED)
+        for task in (done, hurry):
+            task.cancel()
+
+    async def _preload(self, service: Service) -> None:
+        """Load the models of the command line and the configuration, one after the other."""
+        for name in self._settings.preloaded():
+            try:
+                await service.load(name)
+            except FaultError as error:
+                log.error("preloading %s failed: %s", name, error.fault.message)
+
+    # ------------------------------------------------------------------- announce
+
+    def _announce(self, url: str, control_path: Path) -> None:
+        if not self._private:
+            created_at = psutil.Process().create_time()
+            argv = tuple(sys.argv[1:])
+            write_instance(Instance(os.getpid(), created_at, str(control_path), url, __version__, argv))
+        print(f"listening on {url}", flush=True)
+        if not self._private:
+            print(_example(url, next(iter(self._settings.preloaded()), BUILTIN_NAME)), flush=True)
+        if self._ready_fd is not None:
+            facts = {"pid": os.getpid(), "url": url, "control": str(control_path)}
+            with contextlib.suppress(OSError):
+                os.write(self._ready_fd, json.dumps(facts).encode() + b"\n")
+            os.close(self._ready_fd)
+        if self._private:
+            threading.Thread(target=self._watch_parent, name="parent-watch", daemon=True).start()
+
+    def _watch_parent(self) -> None:
+        """A private server ends with the process that holds the other end of its stdin."""
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop, ShutdownPlan(EXIT_OK, 0, INTERRUPT_GRACE_S))
+
+    # -------------------------------------------------------------------- signals
+
+    def _install_signals(self) -> None:
+        # signal.signal, not the loop's own: these handlers also run when a callback blocks the loop.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old_handlers[number] = signal.signal(number, self._on_signal)
+        self._old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                self._leave_now()
+            plan = ShutdownPlan(EXIT_INTERRUPTED, 0, INTERRUPT_GRACE_S)
+        else:
+            plan = ShutdownPlan(EXIT_OK, self._settings.drain_timeout_s, self._settings.stop_grace_s)
+        self._arm_watchdog(plan)  # here, because the loop may be stuck and never get to the rest
+        self._loop.call_soon_threadsafe(self._stop, plan)
+
+    def _on_stop_asked(self, now: bool) -> None:
+        drain_s = 0.0 if now else self._settings.drain_timeout_s
+        self._stop(ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s))
+
+    def _on_pool_died(self, task: asyncio.Task[None]) -> None:
+        """A bug in the pool's task: without it nothing can be served, so end loudly instead of hanging."""
+        if not task.cancelled():
+            log.critical("the pool's task failed", exc_info=task.exception())
+            self._stop(ShutdownPlan(EXIT_ERROR, 0, INTERRUPT_GRACE_S))
+
+    def _stop(self, plan: ShutdownPlan) -> None:
+        """The first call starts the end; a later one may only hasten it."""
+        if (
+            self._plan is not None
+            and plan.drain_s >= self._plan.drain_s
+            and plan.exit_code == self._plan.exit_code
+        ):
+            return
+        self._plan = plan
+        self._arm_watchdog(plan)
+        self._stopping.set()
+
+    def _leave_now(self) -> None:
+        """The second Ctrl-C: kill all workers, leave no files, end this instant."""
+        if self._crew is not None:
+            self._crew.kill_all()
+        if not self._private:
+            remove_instance(os.getpid())
+        os._exit(EXIT_INTERRUPTED)
+
+    def _arm_watchdog(self, plan: ShutdownPlan) -> None:
+        """A thread that ends the process if the orderly end takes too long, also with a stuck event loop."""
+        deadline_s = plan.drain_s + 3 * plan.grace_s + WATCHDOG_MARGIN_S
+
+        def watch() -> None:
+            time.sleep(deadline_s)
+            sys.stderr.write("mlxk serve: the shutdown took too long; leaving\n")
+            self._leave_now()
+
+        threading.Thread(target=watch, name="watchdog", daemon=True).start()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket; raises StartError with what to do."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise StartError(f"The address {host!r} cannot be used: {error.strerror}.") from error
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise StartError(
+            f"Port {port} on {host} cannot be had ({error.strerror}). Choose another: --port N"
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _example(url: str, model: str) -> str:
+    """A line to paste into another terminal."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]})
+    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,83 @@
+"""What the pool's task keeps of each model and each waiter. Only that task writes these."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from mlxk.store.catalog import ModelRef
+from mlxk.supervisor.states import ModelState
+from mlxk.supervisor.views import ModelView
+from mlxk.workers.protocol import Loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to send one request to a model's worker. Given by the pool, given back once."""
+
+    model: str
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopResult:
+    """What a stop of one model did."""
+
+    name: str
+    stopped: bool
+    """False: it did not run."""
+    freed_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A request, or an explicit load, that needs a model to be READY."""
+
+    id: int
+    model: str
+    granted: asyncio.Future[Lease]
+    holds_lease: bool = True
+    """False for an explicit load: it only waits for READY."""
+
+
+@dataclass(slots=True, eq=False)
+class ModelRecord:
+    ref: ModelRef
+    cost_bytes: int
+    pinned: bool = False
+    default_keep_alive_s: float = -1.0
+    keep_alive_s: float = -1.0
+    state: ModelState = ModelState.ABSENT
+    worker_id: str | None = None
+    loaded: Loaded | None = None
+    in_flight: int = 0
+    last_used: float = 0.0
+    loads: int = 0
+    deaths: tuple[float, ...] = ()
+    retry_at: float = 0.0
+    failure: str | None = None
+    """Why the present worker is being ended, where it is for a failure."""
+    last_error: str | None = None
+    ready_at: float = 0.0
+    unwanted_since: float | None = None
+    """While LOADING: since when nobody waits for it any more."""
+    memory_before_stop: int = 0
+    stop_waiters: list[asyncio.Future[StopResult]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    def view(self, queued: int) -> ModelView:
+        return ModelView(
+            name=self.name,
+            state=self.state,
+            cost_bytes=self.cost_bytes,
+            has_worker=self.worker_id is not None,
+            in_flight=self.in_flight,
+            queued=queued,
+            last_used=self.last_used,
+            keep_alive_s=self.keep_alive_s,
+            pinned=self.pinned,
+            fault_text=self.last_error or "",
+        )

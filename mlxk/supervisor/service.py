@@ -1,0 +1,257 @@
+"""The front's face to the API and the control socket: names in, jobs and facts out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mlxk import __version__
+from mlxk.config.settings import Settings
+from mlxk.store.catalog import Catalog, ModelRef
+from mlxk.store.errors import AmbiguousModelError, UnhealthyModelError, UnknownModelError
+from mlxk.store.inspection import ModelFacts, inspect_model
+from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.job import Job
+from mlxk.supervisor.memory import process_bytes
+from mlxk.supervisor.pool import Pool
+from mlxk.supervisor.records import ModelRecord, StopResult
+from mlxk.supervisor.states import ModelState
+from mlxk.supervisor.switchboard import Switchboard
+from mlxk.supervisor.worker import Worker
+from mlxk.workers.protocol import CacheStats, Fault, FaultCode, Generate, WorkerStats, fault
+
+SHUTTING_DOWN = Fault(
+    FaultCode.SHUTTING_DOWN, "The server is shutting down.", retryable=True, retry_after_s=5
+)
+
+
+class Service:
+    """One running front. Made by `lifecycle`, used by every router and by the control socket."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        pool: Pool,
+        crew: Crew,
+        switchboard: Switchboard,
+        shut_down: Callable[[bool], None],
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.url = ""
+        self._pool = pool
+        self._crew = crew
+        self._switchboard = switchboard
+        self._shut_down = shut_down
+        self._jobs: set[Job] = set()
+        self._ready = False
+        self._closing = False
+        self._began = time.monotonic()
+
+    # --------------------------------------------------------------------- state
+
+    def is_ready(self) -> bool:
+        return self._ready and not self._closing
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def mark_ready(self) -> None:
+        self._ready = True
+
+    def begin_closing(self) -> None:
+        """From now on new work is refused."""
+        self._closing = True
+
+    def request_shutdown(self, *, now: bool = False) -> None:
+        self._shut_down(now)
+
+    # -------------------------------------------------------------------- models
+
+    async def resolve(self, name: str) -> ModelRef:
+        """The installed model that a user's name means. Touches no worker.
+
+        Raises FaultError: MODEL_NOT_FOUND with the nearest names, AMBIGUOUS_MODEL with the matches,
+        MODEL_UNHEALTHY with the reason.
+        """
+        try:
+            return self.catalog.resolve(name)
+        except UnknownModelError as error:
+            near = ", ".join(error.nearest)
+            hint = f"Did you mean {near}?" if near else "`mlxk list` shows what is installed."
+            text = f"The model {_shown(name)} is not installed. {hint}"
+            raise fault(FaultCode.MODEL_NOT_FOUND, text, param="model") from error
+        except AmbiguousModelError as error:
+            text = f"The name {_shown(name)} means several models: {', '.join(error.matches)}."
+            raise fault(FaultCode.AMBIGUOUS_MODEL, text, param="model") from error
+        except UnhealthyModelError as error:
+            text = f"The model {error.name!r} cannot be used: {error.reason}"
+            raise fault(FaultCode.MODEL_UNHEALTHY, text, param="model") from error
+
+    async def models(self) -> list[ModelRef]:
+        return await asyncio.to_thread(self.catalog.models)
+
+    def loaded_names(self) -> set[str]:
+        return {record.name for record in self._pool.records() if record.state is ModelState.READY}
+
+    async def describe_models(self) -> list[dict[str, Any]]:
+        """Facts of all installed models, for `/v1/models`."""
+        refs = await self.models()
+        facts = await asyncio.to_thread(lambda: [inspect_model(ref.path) for ref in refs])
+        return [self._description(ref, fact) for ref, fact in zip(refs, facts, strict=True)]
+
+    async def describe_model(self, name: str) -> dict[str, Any]:
+        """Facts of one model; raises FaultError like `resolve`."""
+        ref = await self.resolve(name)
+        return self._description(ref, await asyncio.to_thread(inspect_model, ref.path))
+
+    def _description(self, ref: ModelRef, facts: ModelFacts) -> dict[str, Any]:
+        return {
+            "name": ref.name,
+            "created": int(ref.modified_at),
+            "context_length": facts.context_length,
+            "loaded": ref.name in self.loaded_names(),
+            "capabilities": facts.capabilities,
+            "healthy": facts.healthy,
+        }
+
+    # ---------------------------------------------------------------------- work
+
+    async def submit(self, model: str, request: Generate, *, keep_alive_s: float | None = None) -> Job:
+        """Start a request. Raises FaultError for what is known to fail at once; all else comes as events."""
+        if self._closing:
+            raise fault(SHUTTING_DOWN.code, SHUTTING_DOWN.message, retryable=True, retry_after_s=5)
+        ref = await self.resolve(model)
+        job = Job(
+            ref,
+            request,
+            self._pool,
+            self._switchboard,
+            keep_alive_s=keep_alive_s,
+            max_wait_s=self.settings.max_wait_s,
+            abort_grace_s=self.settings.abort_grace_s,
+        )
+        self._jobs.add(job)
+        job.on_done(self._jobs.discard)
+        return job
+
+    def has_jobs(self) -> bool:
+        return bool(self._jobs)
+
+    async def jobs_done(self, timeout_s: float) -> bool:
+        """Wait for all running requests (a drain); False after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self._jobs and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait([asyncio.ensure_future(job.settled()) for job in self._jobs], timeout=left)
+        return not self._jobs
+
+    def fail_jobs(self) -> None:
+        """Every live request gets its last word now."""
+        for job in list(self._jobs):
+            job.fail(SHUTTING_DOWN)
+
+    async def load(self, model: str) -> dict[str, Any]:
+        """Returns when the model is READY; raises FaultError."""
+        ref = await self.resolve(model)
+        already = ref.name in self.loaded_names()
+        began = time.monotonic()
+        await self._pool.ensure_loaded(ref)
+        record = next((r for r in self._pool.records() if r.name == ref.name), None)
+        worker = self._worker(record) if record else None
+        return {
+            "name": ref.name,
+            "load_s": 0.0 if already else round(time.monotonic() - began, 3),
+            "memory_bytes": process_bytes(worker.vitals.pid) if worker else 0,
+            "already_loaded": already,
+        }
+
+    async def stop_model(
+        self, model: str, *, now: bool = False, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Drain and stop a model; returns after the reap. Success also if it does not run."""
+        ref = await self.resolve(model)
+        return await self._stop(ref.name, now=now, timeout_s=timeout_s)
+
+    async def stop_all(self, *, now: bool = False, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        names = self._pool.running_names()
+        return list(await asyncio.gather(*(self._stop(name, now=now, timeout_s=timeout_s) for name in names)))
+
+    async def restart_model(self, model: str) -> dict[str, Any]:
+        stopped = await self.stop_model(model)
+        return {**await self.load(model), "freed_bytes": stopped["freed_bytes"]}
+
+    async def _stop(self, name: str, *, now: bool, timeout_s: float | None) -> dict[str, Any]:
+        drain_s = 0.0 if now else self.settings.drain_timeout_s
+        if timeout_s is not None:
+            drain_s = min(drain_s, timeout_s)
+        result: StopResult = await self._pool.stop(name, drain_s=drain_s, grace_s=self.settings.stop_grace_s)
+        return {"name": result.name, "stopped": result.stopped, "freed_bytes": result.freed_bytes}
+
+    # ------------------------------------------------------------------- display
+
+    def pool_data(self) -> dict[str, Any]:
+        """The `data` of `mlxk ps --json` and of `GET /pool`."""
+        return {
+            "server": {
+                "pid": os.getpid(),
+                "url": self.url,
+                "version": __version__,
+                "uptime_s": round(time.monotonic() - self._began, 1),
+                "memory_limit_bytes": self._pool.memory_limit_bytes,
+                "memory_bytes": process_bytes(os.getpid()),
+                "spare": self._pool.describe_spare(),
+            },
+            "models": [self._model_data(r) for r in self._pool.records() if r.state is not ModelState.ABSENT],
+        }
+
+    def _worker(self, record: ModelRecord) -> Worker | None:
+        return self._crew.workers.get(record.worker_id) if record.worker_id else None
+
+    def _model_data(self, record: ModelRecord) -> dict[str, Any]:
+        worker = self._worker(record)
+        stats = worker.vitals.stats if worker else WorkerStats()
+        cache: CacheStats = stats.cache
+        now = time.monotonic()
+        return {
+            "name": record.name,
+            "id": record.ref.id,
+            "state": record.state.value,
+            "pid": worker.vitals.pid if worker else None,
+            "worker": record.worker_id,
+            "size_bytes": record.ref.size_bytes,
+            "memory_bytes": process_bytes(worker.vitals.pid) if worker else 0,
+            "cache": {
+                "entries": cache.entries,
+                "bytes": cache.bytes,
+                "hits": cache.hits,
+                "misses": cache.misses,
+                "reused_tokens": cache.reused_tokens,
+            },
+            "in_flight": record.in_flight,
+            "queued": self._pool.queued(record.name),
+            "tokens_per_s": round(worker.vitals.tokens_per_s, 1) if worker else 0.0,
+            "until": _until(record, now),
+            "uptime_s": round(now - worker.vitals.started_at, 1) if worker else 0.0,
+            "load_progress": worker.vitals.load_progress if worker else None,
+            "restarts": max(0, record.loads - 1),
+            "pinned": record.pinned,
+            "last_error": record.last_error,
+        }
+
+
+def _until(record: ModelRecord, now: float) -> float | None:
+    """Seconds until an idle model is let go; -1 for never, None while it is not idle."""
+    if record.state is not ModelState.READY or record.in_flight:
+        return None
+    if record.pinned or record.keep_alive_s < 0:
+        return -1
+    return round(max(0.0, record.last_used + record.keep_alive_s - now), 1)
+
+
+def _shown(name: str) -> str:
+    """A user's text in a message: quoted, and cut to a readable length."""
+    return repr(name if len(name) <= 100 else name[:100] + "…")

@@ -1,0 +1,384 @@
+"""One worker's life, owned by one task: everybody else posts to it and is told what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlxk import __version__
+from mlxk.config.settings import Settings
+from mlxk.supervisor.child import Child
+from mlxk.supervisor.reaper import exit_report
+from mlxk.supervisor.states import ExitReport, StopStep, WorkerState, check_move
+from mlxk.supervisor.worker_log import WorkerLog
+from mlxk.workers.protocol import (
+    PROTOCOL,
+    Drain,
+    Fault,
+    FaultCode,
+    FromWorker,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Ping,
+    Pong,
+    Shutdown,
+    TrimCache,
+    WorkerStats,
+)
+
+if TYPE_CHECKING:
+    from mlxk.supervisor.switchboard import Switchboard
+
+log = logging.getLogger("mlxk.worker")
+
+PING_INTERVAL_S = 2.0
+PONG_TIMEOUT_S = 15.0
+"""No pong for so long: the whole process is stuck or stopped. The I/O thread answers within milliseconds,
+but an import or a collection that holds the interpreter may delay it."""
+ENGINE_STALL_S = 120.0
+"""A step that runs so long while requests wait: the engine is stuck. A long prefill makes many steps."""
+
+
+# ---------------------------------------------------------------- posted to a worker
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    spec: Load
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """End the worker: drain for `drain_s`, then the stop ladder with `grace_s` for each of its steps."""
+
+    reason: Fault
+    """What its unfinished requests are told."""
+    drain_s: float
+    grace_s: float
+    kill: bool = False
+    """It is known to be stuck: go to SIGKILL at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrimOrder:
+    max_bytes: int
+
+
+class _Idle:
+    """The switchboard's word that the worker's last request has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Exited:
+    status: int
+
+
+_Post = LoadOrder | StopOrder | TrimOrder | _Idle | _Exited | FromWorker
+
+
+# ------------------------------------------------------------------ told by a worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent:
+    """What a worker's task tells the pool's. The pool knows of workers only by these."""
+
+    worker_id: str
+    state: WorkerState
+    loaded: Loaded | None = None
+    failure: Fault | None = None
+    """With STOPPING: the worker failed (it could not load, or was stuck) and is ended for it."""
+    exit: ExitReport | None = None
+    """With EXITED."""
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What is shown of a worker (`ps`); nothing is decided by it."""
+
+    pid: int
+    started_at: float
+    stats: WorkerStats = field(default_factory=WorkerStats)
+    tokens_per_s: float = 0.0
+    load_progress: float | None = None
+
+
+class Worker:
+    """A child process and its state. `run` is its owner task; `post` is the only way in."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        child: Child,
+        output: WorkerLog,
+        switchboard: Switchboard,
+        settings: Settings,
+        tell: Callable[[WorkerEvent], None],
+        release_output: Callable[[WorkerLog], None],
+    ) -> None:
+        self.id = worker_id
+        self.child = child
+        self.vitals = Vitals(child.pid, time.monotonic())
+        self._output = output
+        self._switchboard = switchboard
+        self._settings = settings
+        self._tell = tell
+        self._release_output = release_output
+        self._inbox: asyncio.Queue[_Post] = asyncio.Queue()
+        self._state = WorkerState.STARTING
+        self._step = StopStep.NONE
+        self._stop: StopOrder | None = None
+        now = time.monotonic()
+        self._deadline: float | None = now + settings.start_timeout_s
+        """When the current state or stop step has taken too long."""
+        self._next_ping = now + PING_INTERVAL_S
+        self._last_pong = now
+        self._pong_at = now
+        switchboard.connect_worker(worker_id, self.post, lambda: self.post(_Idle()))
+
+    def post(self, message: _Post) -> None:
+        self._inbox.put_nowait(message)
+
+    async def run(self) -> None:
+        """Until the process has been reaped."""
+        self.child.exited.add_done_callback(lambda done: self.post(_Exited(done.result())))
+        while self._state is not WorkerState.EXITED:
+            message = await self._next_message()
+            if message is None:
+                self._on_time()
+            else:
+                self._handle(message)
+
+    async def _next_message(self) -> _Post | None:
+        """The next message, or None when it is time for a ping or a deadline has passed."""
+        if not self._inbox.empty():
+            return self._inbox.get_nowait()
+        wake = self._next_ping if self._deadline is None else min(self._next_ping, self._deadline)
+        try:
+            async with asyncio.timeout_at(
+                asyncio.get_running_loop().time() + max(0, wake - time.monotonic())
+            ):
+                return await self._inbox.get()
+        except TimeoutError:
+            return None
+
+    # ------------------------------------------------------------------ messages
+
+    def _handle(self, message: _Post) -> None:
+        match message:
+            case _Exited():
+                self._on_exit(message.status)
+            case StopOrder():
+                self._on_stop(message)
+            case LoadOrder():
+                self._on_load(message.spec)
+            case Hello():
+                self._on_hello(message)
+            case LoadProgress():
+                self._on_load_progress(message)
+            case Loaded():
+                if self._state is WorkerState.LOADING:
+                    self._deadline = None
+                    self.vitals.load_progress = None
+                    self._move(WorkerState.READY, loaded=message)
+            case LoadFailed():
+                if self._state is WorkerState.LOADING:
+                    grace_s = self._settings.stop_grace_s
+                    self._begin_stopping(StopOrder(message.fault, 0, grace_s), failure=message.fault)
+            case Pong():
+                self._on_pong(message)
+            case _Idle():
+                if self._state is WorkerState.DRAINING:
+                    self._begin_stopping(self._stop)
+            case TrimOrder():
+                self._switchboard.send(self.id, TrimCache(message.max_bytes))
+            case _:
+                log.warning("%s sent an unexpected %s", self.id, type(message).__name__)
+
+    def _on_hello(self, hello: Hello) -> None:
+        if self._state is not WorkerState.STARTING:
+            return
+        if hello.protocol != PROTOCOL or hello.version != __version__:
+            text = (
+                f"The worker runs mlxk {hello.version} (protocol {hello.protocol}), the server {__version__} "
+                f"(protocol {PROTOCOL}): mlxk was upgraded underneath it. Restart the server: mlxk restart"
+            )
+            log.error("%s", text)
+            refusal = Fault(FaultCode.MODEL_LOAD_FAILED, text)
+            self._begin_stopping(StopOrder(refusal, 0, self._settings.stop_grace_s), failure=refusal)
+            return
+        self._deadline = None
+        self._last_pong = time.monotonic()
+        self._move(WorkerState.WARM)
+
+    def _on_load(self, spec: Load) -> None:
+        if self._state is not WorkerState.WARM:
+            log.error("%s was asked to load %s while %s", self.id, spec.name, self._state)
+            return
+        self._output.write(f"--- {self.id} (pid {self.child.pid}) loads {spec.name}\n".encode())
+        self.vitals.load_progress = 0.0
+        self._deadline = time.monotonic() + self._settings.load_stall_s
+        self._switchboard.send(self.id, spec)
+        self._move(WorkerState.LOADING)
+
+    def _on_load_progress(self, progress: LoadProgress) -> None:
+        if self._state is WorkerState.LOADING:
+            # A load is judged by its progress, not by its length: 100 GB take their time.
+            self._deadline = time.monotonic() + self._settings.load_stall_s
+            self.vitals.load_progress = progress.done_bytes / max(1, progress.total_bytes)
+
+    def _on_pong(self, pong: Pong) -> None:
+        now = time.monotonic()
+        before, self.vitals.stats = self.vitals.stats, pong.stats
+        gained = pong.stats.generated_tokens - before.generated_tokens
+        self.vitals.tokens_per_s = gained / max(0.05, now - self._pong_at)
+        self._last_pong = self._pong_at = now
+        if pong.stats.in_flight and pong.stats.step_age_s > ENGINE_STALL_S:
+            self._stuck(f"its engine has been in one step for {pong.stats.step_age_s:.0f} s")
+
+    def _on_exit(self, status: int) -> None:
+        self._release_output(self._output)
+        report = exit_report(status, self._step, self._output.tail())
+        reason = self._stop.reason if self._stop else _death_fault(report)
+        self._switchboard.disconnect_worker(self.id, reason)
+        self._move(WorkerState.EXITED, exit=report)
+
+    # ---------------------------------------------------------------------- time
+
+    def _on_time(self) -> None:
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            self._on_deadline()
+        if now >= self._next_ping:
+            self._next_ping = now + PING_INTERVAL_S
+            if self._state in (
+                WorkerState.WARM,
+                WorkerState.LOADING,
+                WorkerState.READY,
+                WorkerState.DRAINING,
+            ):
+                self._check_pulse(now)
+
+    def _check_pulse(self, now: float) -> None:
+        if now - self._last_pong > PONG_TIMEOUT_S:
+            self._stuck(f"it has not answered for {now - self._last_pong:.0f} s")
+        else:
+            self._switchboard.send(self.id, Ping(0))
+
+    def refresh(self) -> None:
+        """Ask for fresh vitals (`ps`)."""
+        self._switchboard.send(self.id, Ping(0))
+
+    def _on_deadline(self) -> None:
+        if self._state is WorkerState.STARTING:
+            self._stuck(f"it did not start within {self._settings.start_timeout_s:.0f} s")
+        elif self._state is WorkerState.LOADING:
+            self._stuck(f"its load made no progress for {self._settings.load_stall_s:.0f} s")
+        elif self._state is WorkerState.DRAINING:
+            self._begin_stopping(self._stop)
+        elif self._state is WorkerState.STOPPING:
+            self._climb()
+
+    def _stuck(self, why: str) -> None:
+        log.error("%s (pid %d) is stuck: %s; it is killed", self.id, self.child.pid, why)
+        text = f"The model's process was stuck ({why}) and has been ended. Try again."
+        self._on_stop(StopOrder(Fault(FaultCode.WORKER_DIED, text, retryable=True), 0, 0, kill=True))
+
+    # ---------------------------------------------------------------------- stop
+
+    def _on_stop(self, order: StopOrder) -> None:
+        """Idempotent. A second order can only make a stop faster."""
+        if self._state is WorkerState.EXITED:
+            return
+        if self._state is WorkerState.STOPPING:
+            self._hasten(order)
+            return
+        busy = self._switchboard.in_flight(self.id) > 0
+        if self._state is WorkerState.READY and busy and order.drain_s > 0 and not order.kill:
+            self._stop = order
+            self._deadline = time.monotonic() + order.drain_s
+            self._switchboard.send(self.id, Drain())
+            self._move(WorkerState.DRAINING)
+        elif self._state is WorkerState.DRAINING and order.drain_s > 0 and not order.kill:
+            self._stop = order
+            self._deadline = min(self._deadline or 0, time.monotonic() + order.drain_s)
+        else:
+            self._begin_stopping(order)
+
+    def _begin_stopping(self, order: StopOrder | None, *, failure: Fault | None = None) -> None:
+        assert order is not None
+        self._stop = order
+        if order.kill:
+            failure = order.reason
+        # Its clients get their last word now, from us: the worker's own could come too late or never.
+        self._switchboard.fail_requests(self.id, order.reason)
+        connected = self._state is not WorkerState.STARTING
+        self._move(WorkerState.STOPPING, failure=failure)
+        if order.kill:
+            self._kill()
+        elif connected and self._switchboard.send(self.id, Shutdown()):
+            self._step = StopStep.ASKED
+            self._deadline = time.monotonic() + order.grace_s
+        else:
+            self._climb()
+
+    def _climb(self) -> None:
+        """The next step of the ladder."""
+        grace_s = self._stop.grace_s if self._stop else 0.0
+        if self._step in (StopStep.NONE, StopStep.ASKED):
+            self._step = StopStep.TERMED
+            self._deadline = time.monotonic() + grace_s
+            self.child.signal_group(15)
+        else:
+            self._kill()
+
+    def _kill(self) -> None:
+        self._step = StopStep.KILLED
+        self._deadline = None
+        self.child.signal_group(9)
+
+    def _hasten(self, order: StopOrder) -> None:
+        if order.kill:
+            self._kill()
+        elif self._deadline is not None:
+            self._deadline = min(self._deadline, time.monotonic() + order.grace_s)
+
+    def _move(
+        self,
+        target: WorkerState,
+        *,
+        loaded: Loaded | None = None,
+        failure: Fault | None = None,
+        exit: ExitReport | None = None,
+    ) -> None:
+        check_move(self._state, target)
+        log.debug("%s: %s -> %s", self.id, self._state, target)
+        self._state = target
+        self._tell(WorkerEvent(self.id, target, loaded, failure, exit))
+
+
+def _death_fault(report: ExitReport) -> Fault:
+    text = f"The model's process died ({describe_exit(report)}). Try again: it will be started anew."
+    return Fault(FaultCode.WORKER_DIED, text, retryable=True)
+
+
+def describe_exit(report: ExitReport) -> str:
+    """For people: "exit code 1", "killed by SIGKILL, probably out of memory"."""
+    if report.signal is None:
+        return f"exit code {report.code}"
+    import signal
+
+    try:
+        name = signal.Signals(report.signal).name
+    except ValueError:
+        name = f"signal {report.signal}"
+    if name == "SIGKILL" and not report.wanted:
+        return "killed by SIGKILL from outside, probably because memory ran out"
+    return f"killed by {name}"

@@ -1,0 +1,45 @@
+"""What the loop asks of an engine. Two implementations: `mlx_engine` and `fake_engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mlxk.workers.protocol import FromWorker, Generate, Load, Loaded, WorkerStats
+
+
+class LoadCancelled(Exception):
+    """Raised by a load's progress callback when the front wants the worker gone."""
+
+
+ProgressCallback = Callable[[int, int], None]
+"""(done_bytes, total_bytes) of the weights; may raise LoadCancelled."""
+
+
+class Engine(Protocol):
+    """A model and its batch. All methods are called by the engine thread, `stats` by any."""
+
+    name: str
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to do until new work comes."""
+
+    def load(self, spec: Load, progress: ProgressCallback) -> Loaded:
+        """Read the model. Raises FaultError with a message for the user, or LoadCancelled."""
+
+    def submit(self, request: Generate) -> list[FromWorker]:
+        """Take a request into the batch. Raises FaultError if it cannot run; others are unaffected."""
+
+    def step(self) -> list[FromWorker]:
+        """Advance all requests by one token or one prefill chunk."""
+
+    def abort(self, request_id: str) -> list[FromWorker]:
+        """End a request now, keeping its prefix. Unknown ids are ignored."""
+
+    def trim_cache(self, max_bytes: int) -> None: ...
+
+    def stats(self) -> WorkerStats: ...
+
+    def close(self) -> None:
+        """Release the memory."""

@@ -1,0 +1,362 @@
+"""The engine that runs models: mlx_lm's continuous batching, a prefix cache and the text pipeline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# transformers imports torch when it finds it: 490 MB and two seconds that no worker needs.
+# A module entry of None makes it unfindable in this process, whatever the user has installed.
+for _unwanted in ("torch", "tensorflow", "jax", "flax"):
+    sys.modules.setdefault(_unwanted, None)  # type: ignore[arg-type]
+# A worker reads local folders only; no library below may fetch anything.
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import mlx.core as mx  # noqa: E402  (the environment above must be set before these imports)
+
+from mlxk.workers import mlx_adapter as adapter  # noqa: E402
+from mlxk.workers.detokenizer import Detokenizer, SlowDetokenizer  # noqa: E402
+from mlxk.workers.engine import ProgressCallback  # noqa: E402
+from mlxk.workers.model_facts import context_length, generation_config, tool_format, vocab_size  # noqa: E402
+from mlxk.workers.pipeline import TextPipeline  # noqa: E402
+from mlxk.workers.prefix_cache import PrefixCache  # noqa: E402
+from mlxk.workers.prompts import Prompt, PromptBuilder  # noqa: E402
+from mlxk.workers.protocol import (  # noqa: E402
+    CacheStats,
+    Capabilities,
+    Delta,
+    Deltas,
+    Failed,
+    Fault,
+    FaultCode,
+    Finished,
+    FinishReason,
+    FromWorker,
+    Generate,
+    Load,
+    Loaded,
+    Progress,
+    Started,
+    WorkerStats,
+    fault,
+)
+from mlxk.workers.sampling import Samplers  # noqa: E402
+from mlxk.workers.sequences import Sequence, ending, segments  # noqa: E402
+
+log = logging.getLogger("mlxk.worker")
+
+PREFILL_CHUNK = 512
+BUSY_PREFILL_CHUNK = 128
+STATS_EVERY_STEPS = 32
+
+
+class MlxEngine:
+    """`engine.Engine` over mlx_lm. Everything but `stats` runs on the engine thread."""
+
+    name = "mlx"
+
+    def __init__(self) -> None:
+        self._by_uid: dict[int, Sequence] = {}
+        self._by_id: dict[str, Sequence] = {}
+        self._steps = 0
+        self._step_began: float | None = None
+        self._generated_tokens = 0
+        self._prompt_tokens = 0
+        self._memory = (0, 0, 0)
+        self._cache_stats = CacheStats()
+
+    # ----------------------------------------------------------------- lifecycle
+
+    @property
+    def idle(self) -> bool:
+        return not self._by_uid
+
+    def load(self, spec: Load, progress: ProgressCallback) -> Loaded:
+        began = time.monotonic()
+        if not (Path(spec.path) / "config.json").is_file():
+            raise fault(FaultCode.MODEL_LOAD_FAILED, f"There is no model at {spec.path} (no config.json).")
+        found = adapter.read_model(spec.path, trust_remote_code=spec.trust_remote_code, progress=progress)
+        if not adapter.is_batchable(found.model):
+            raise fault(
+                FaultCode.MODEL_LOAD_FAILED,
+                f"The architecture {found.config.get('model_type')!r} has a KV cache that cannot be batched.",
+            )
+        self._model, self._tokenizer = found.model, found.tokenizer
+        self._vocab_size = vocab_size(found.config, found.tokenizer)
+        self._context = context_length(found.config, spec.context_length)
+        self._untrimmable = adapter.has_untrimmable_cache(found.model)
+        self._prefill_chunk = int(spec.options.get("prefill_chunk", PREFILL_CHUNK))
+        self._busy_prefill_chunk = int(spec.options.get("busy_prefill_chunk", BUSY_PREFILL_CHUNK))
+        self._max_batch = int(spec.options.get("max_batch", 64))
+        self._memory_bytes = spec.memory_bytes
+        self._batch = self._new_batch()
+        self._prompts = PromptBuilder(found.tokenizer, self._vocab_size, find_boundaries=self._untrimmable)
+        self._samplers = Samplers(self._vocab_size, generation_config(Path(spec.path)))
+        self._prefixes = PrefixCache(spec.cache_bytes, adapter.KVCacheOps())
+        self._markers = adapter.marker_machine(found.tokenizer)
+        self._tool_format = tool_format(found.tokenizer)
+        self._fast_tokenizer = getattr(found.tokenizer, "backend_tokenizer", None)
+        self._note_memory()
+        return Loaded(
+            context_length=self._context,
+            vocab_size=self._vocab_size,
+            weight_bytes=found.weight_bytes,
+            load_s=time.monotonic() - began,
+            capabilities=Capabilities(
+                chat=True,
+                tools=self._tool_format is not None,
+                reasoning=bool(found.tokenizer.has_thinking),
+            ),
+        )
+
+    def close(self) -> None:
+        """Let the GPU finish, then give the memory back."""
+        if not hasattr(self, "_model"):
+            return
+        mx.synchronize()
+        self._batch.close()
+        self._prefixes.clear()
+        del self._batch, self._model
+        mx.clear_cache()
+
+    def trim_cache(self, max_bytes: int) -> None:
+        self._prefixes.trim_to(max_bytes)
+        mx.clear_cache()
+        self._note_memory()
+
+    def stats(self) -> WorkerStats:
+        """Plain attributes only: called by the I/O thread, which may make no MLX call."""
+        began = self._step_began
+        active, peak, cached = self._memory
+        return WorkerStats(
+            steps=self._steps,
+            step_age_s=0.0 if began is None else time.monotonic() - began,
+            in_flight=len(self._by_id),
+            active_bytes=active,
+            peak_bytes=peak,
+            cached_bytes=cached,
+            generated_tokens=self._generated_tokens,
+            prompt_tokens=self._prompt_tokens,
+            cache=self._cache_stats,
+        )
+
+    # ------------------------------------------------------------------ requests
+
+    def submit(self, request: Generate) -> list[FromWorker]:
+        if request.id in self._by_id:
+            raise fault(FaultCode.INTERNAL, f"The request id {request.id} is in use.")
+        prompt = self._prompts.build(request)
+        max_tokens = self._max_tokens(request, len(prompt.tokens))
+        self._check_sampling(request)
+        match = self._prefixes.fetch(prompt.tokens)
+        sequence = Sequence(
+            request=request,
+            uid=-1,
+            prompt=prompt,
+            tokens=list(prompt.tokens),
+            cached=match.n_tokens,
+            max_tokens=max_tokens,
+            pipeline=self._pipeline(request, prompt),
+            boundaries=set(prompt.boundaries) if self._untrimmable else set(),
+        )
+        self._insert(sequence, match.cache, match.n_tokens)
+        self._prompt_tokens += len(prompt.tokens)
+        self._note_memory()
+        return [Started(request.id, len(prompt.tokens), match.n_tokens, max_tokens)]
+
+    def abort(self, request_id: str) -> list[FromWorker]:
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return []
+        self._keep_prefix(self._batch.remove(sequence.uid))
+        return [self._end(sequence, FinishReason.ABORT, None)]
+
+    def step(self) -> list[FromWorker]:
+        self._step_began = time.monotonic()
+        try:
+            try:
+                tokens, progress = self._batch.step()
+            except Exception as error:
+                return self._recover(error)
+            out: list[FromWorker] = []
+            for report in progress:
+                self._on_progress(report, out)
+            deltas: list[Delta] = []
+            for token in tokens:
+                self._on_token(token, deltas, out)
+            if deltas:
+                out.insert(0, Deltas(deltas))
+            return out
+        finally:
+            self._steps += 1
+            self._step_began = None
+            if self._steps % STATS_EVERY_STEPS == 0 or self.idle:
+                self._note_memory()
+
+    def _max_tokens(self, request: Generate, n_prompt: int) -> int:
+        left = self._context - n_prompt
+        if left < 1:
+            raise fault(
+                FaultCode.CONTEXT_LENGTH_EXCEEDED,
+                f"The prompt has {n_prompt} tokens; the model's context is {self._context} tokens and a "
+                "reply needs at least one of them. Shorten the prompt.",
+                param="messages" if request.messages is not None else "prompt",
+            )
+        if request.max_tokens is not None:
+            return max(1, min(request.max_tokens, left))
+        return max(1, min(int(self._context * request.context_share), left))
+
+    def _check_sampling(self, request: Generate) -> None:
+        """Whatever would raise inside the shared step must raise here, for this request alone."""
+        for token in (*request.stop_token_ids, *(request.sampling.logit_bias or ())):
+            if not 0 <= token < self._vocab_size:
+                raise fault(
+                    FaultCode.INVALID_REQUEST,
+                    f"The token id {token} is outside of the vocabulary (0 to {self._vocab_size - 1}).",
+                    param="stop_token_ids" if token in request.stop_token_ids else "logit_bias",
+                )
+
+    def _pipeline(self, request: Generate, prompt: Prompt) -> TextPipeline:
+        fast = self._fast_tokenizer
+        return TextPipeline(
+            Detokenizer(fast) if fast is not None else SlowDetokenizer(self._tokenizer.detokenizer),
+            stops=request.stop,
+            hidden_stops=request.hidden_stop,
+            splitter=adapter.MarkerSplitter(self._markers, prompt.initial_state) if prompt.is_chat else None,
+            tool_format=self._tool_format,
+            tools=request.tools,
+        )
+
+    def _insert(self, sequence: Sequence, cache: list[Any] | None, n_cached: int) -> None:
+        request = sequence.request
+        stop_ids = frozenset(request.stop_token_ids)
+        if not request.ignore_eos:
+            stop_ids |= frozenset(self._tokenizer.eos_token_ids)
+        sequence.uid = self._batch.insert(
+            segments(sequence.tokens, n_cached, sequence.boundaries),
+            cache=cache,
+            cached_tokens=sequence.tokens[:n_cached],
+            max_tokens=sequence.max_tokens - sequence.generated,
+            sampler=self._samplers.sampler(request.sampling),
+            processors=self._samplers.processors(request.sampling),
+            stop_ids=stop_ids,
+        )
+        self._by_uid[sequence.uid] = sequence
+        self._by_id[request.id] = sequence
+
+    # ---------------------------------------------------------------------- step
+
+    def _on_progress(self, report: adapter.BatchProgress, out: list[FromWorker]) -> None:
+        sequence = self._by_uid.get(report.uid)
+        if sequence is None:
+            return
+        if report.at_boundary and self._untrimmable:
+            # This cache cannot be cut back to here later: keep it now.
+            self._keep_prefix(self._batch.extract(report.uid))
+        if report.done < report.total:
+            total = len(sequence.prompt.tokens)
+            out.append(Progress(sequence.request.id, total - report.total + report.done, total))
+
+    def _on_token(self, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]) -> None:
+        sequence = self._by_uid[token.uid]
+        pipeline = sequence.pipeline
+        sequence.generated += 1
+        sequence.unreported += 1
+        self._generated_tokens += 1
+        if pipeline.in_reasoning:
+            sequence.reasoning_tokens += 1
+        if token.finish == "stop":
+            piece = pipeline.finish()
+        else:
+            sequence.tokens.append(token.token)
+            piece = pipeline.push(token.token)
+            if token.finish == "length" or pipeline.stopped:
+                piece.extend(pipeline.finish())
+        if piece:
+            deltas.append(
+                Delta(
+                    sequence.request.id, piece.content, piece.reasoning, piece.tool_calls, sequence.unreported
+                )
+            )
+            sequence.unreported = 0
+        if token.finish is not None:
+            self._keep_prefix((token.cache, token.tokens) if token.cache and token.tokens else None)
+            out.append(self._end(sequence, *ending(sequence, token.token, token.finish)))
+        elif pipeline.stopped:
+            self._keep_prefix(self._batch.remove(token.uid))
+            out.append(self._end(sequence, FinishReason.STOP, pipeline.matched_stop))
+
+    def _end(self, sequence: Sequence, reason: FinishReason, matched: str | int | None) -> Finished:
+        self._forget(sequence)
+        return Finished(sequence.request.id, reason, sequence.usage(), matched)
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._by_uid.pop(sequence.uid, None)
+        self._by_id.pop(sequence.request.id, None)
+
+    def _keep_prefix(self, computed: tuple[list[Any], list[int]] | None) -> None:
+        """A prefix that cannot be kept costs the next request time, never this one its answer."""
+        if computed is None:
+            return
+        try:
+            cache, tokens = computed
+            self._prefixes.store(list(tokens), adapter.detach(cache))
+        except Exception:
+            log.exception("a prefix of %d tokens could not be kept", len(computed[1]))
+
+    def _new_batch(self) -> adapter.Batch:
+        batch = adapter.Batch(
+            self._model,
+            max_sequences=self._max_batch,
+            prefill_chunk=self._prefill_chunk,
+            busy_prefill_chunk=self._busy_prefill_chunk,
+        )
+        adapter.limit_memory(self._memory_bytes)
+        return batch
+
+    def _note_memory(self) -> None:
+        self._memory = (int(mx.get_active_memory()), int(mx.get_peak_memory()), int(mx.get_cache_memory()))
+        self._cache_stats = self._prefixes.stats()
+
+    # ------------------------------------------------------------------- recovery
+
+    def _recover(self, error: Exception) -> list[FromWorker]:
+        """A step raised: find out for which request, fail that one, and start the others again.
+
+        The batch is in an unknown state, so it is thrown away. Each sequence first makes one step in a
+        batch of its own; the ones that survive go on from the tokens they have. Their clients notice
+        a pause and nothing else.
+        """
+        log.error("a step failed, trying each of %d requests alone", len(self._by_uid), exc_info=error)
+        survivors: list[Sequence] = []
+        out: list[FromWorker] = []
+        for sequence in list(self._by_uid.values()):
+            self._forget(sequence)
+            failure = self._probe(sequence)
+            if failure is None:
+                survivors.append(sequence)
+            else:
+                message = f"The request failed in the engine: {type(failure).__name__}: {failure}"
+                out.append(Failed(sequence.request.id, Fault(FaultCode.ENGINE_ERROR, message)))
+        self._batch = self._new_batch()
+        for sequence in survivors:
+            self._insert(sequence, None, 0)
+        return out
+
+    def _probe(self, sequence: Sequence) -> Exception | None:
+        """One decode step of this sequence alone; the exception if it cannot make one."""
+        try:
+            self._batch = self._new_batch()
+            self._insert(sequence, None, 0)
+            while not self._batch.step()[0]:
+                pass
+        except Exception as failure:
+            return failure
+        finally:
+            self._forget(sequence)
+        return None

@@ -1,0 +1,169 @@
+"""The worker's memory of prompts it has computed: longest match, byte budget, real recency.
+
+Keys are kept in one sorted list of token bytes. In such an order the stored sequence that shares the
+longest beginning with a prompt is a neighbour of the prompt's place, so a lookup is two binary searches
+and no walk over tokens (docs/decisions/0005-prefix-cache.md says why not mlx_lm's LRUPromptCache).
+"""
+
+from __future__ import annotations
+
+import bisect
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlxk.workers.protocol import CacheStats
+
+TOKEN_BYTES = 4
+MAX_ENTRIES = 4096
+
+
+class CacheOps(Protocol):
+    """What can be done with a model's KV cache (a list with one cache object a layer)."""
+
+    def is_trimmable(self, cache: list[Any]) -> bool: ...
+
+    def trimmed(self, cache: list[Any], drop_tokens: int) -> list[Any]:
+        """A copy without the last `drop_tokens`, sharing the arrays; the original stays as it is."""
+
+    def nbytes(self, cache: list[Any]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    cache: list[Any]
+    n_tokens: int
+    nbytes: int
+    trimmable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a prompt can start from. `n_tokens` is 0 where there is nothing."""
+
+    cache: list[Any] | None
+    n_tokens: int
+
+
+def token_key(tokens: list[int]) -> bytes:
+    return array("I", tokens).tobytes()
+
+
+def shared_tokens(a: bytes, b: bytes) -> int:
+    """Number of tokens with which both keys begin. Halving compares by memcmp, not token by token."""
+    low, high = 0, min(len(a), len(b)) // TOKEN_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low * TOKEN_BYTES : middle * TOKEN_BYTES] == b[low * TOKEN_BYTES : middle * TOKEN_BYTES]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class PrefixCache:
+    """Computed prefixes of one model. Used by the engine thread only."""
+
+    def __init__(self, max_bytes: int, ops: CacheOps, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
+        self._ops = ops
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._sorted: list[bytes] = []
+        self._bytes = 0
+        self._hits = 0
+        self._misses = 0
+        self._reused_tokens = 0
+
+    def stats(self) -> CacheStats:
+        return CacheStats(len(self._entries), self._bytes, self._hits, self._misses, self._reused_tokens)
+
+    def fetch(self, tokens: list[int]) -> Match:
+        """The longest usable prefix of `tokens`, at most all but one: the last token must be computed anew.
+
+        The cache returned is the stored one or shares its arrays: the batch merges it by copying and
+        must not write to it.
+        """
+        usable = len(tokens) - 1
+        key = token_key(tokens)
+        best_key, best = b"", 0
+        for candidate in self._neighbours(key):
+            length = min(shared_tokens(candidate, key), usable)
+            if length > best and (self._entries[candidate].trimmable or self._fits(candidate, length)):
+                best_key, best = candidate, length
+        whole = self._longest_whole_prefix(key[: usable * TOKEN_BYTES])
+        if whole is not None and len(whole) // TOKEN_BYTES >= best:
+            best_key, best = whole, len(whole) // TOKEN_BYTES
+        if best == 0:
+            self._misses += 1
+            return Match(None, 0)
+        self._hits += 1
+        self._reused_tokens += best
+        self._entries.move_to_end(best_key)
+        entry = self._entries[best_key]
+        drop = entry.n_tokens - best
+        return Match(self._ops.trimmed(entry.cache, drop) if drop else entry.cache, best)
+
+    def store(self, tokens: list[int], cache: list[Any]) -> None:
+        """Keep what a request computed. `cache` must hold exactly `tokens`, evaluated."""
+        nbytes = self._ops.nbytes(cache)
+        if not tokens or nbytes > self._max_bytes:
+            return
+        key = token_key(tokens)
+        entry = Entry(cache, len(tokens), nbytes, self._ops.is_trimmable(cache))
+        longer = self._extension(key)
+        if longer is not None and longer != key and self._entries[longer].trimmable:
+            self._entries.move_to_end(longer)  # it can serve all that this one could
+            return
+        self._remove(key)
+        if entry.trimmable:
+            while (shorter := self._longest_whole_prefix(key)) is not None:
+                self._remove(shorter)
+        self._entries[key] = entry
+        bisect.insort(self._sorted, key)
+        self._bytes += nbytes
+        self._evict(self._max_bytes, self._max_entries)
+
+    def trim_to(self, max_bytes: int) -> None:
+        """Forget the least recently used entries until at most `max_bytes` are held."""
+        self._evict(max_bytes, self._max_entries)
+
+    def clear(self) -> None:
+        self._evict(0, 0)
+
+    def _neighbours(self, key: bytes) -> list[bytes]:
+        place = bisect.bisect_left(self._sorted, key)
+        return self._sorted[max(0, place - 1) : place + 1]
+
+    def _fits(self, candidate: bytes, length: int) -> bool:
+        return len(candidate) == length * TOKEN_BYTES
+
+    def _extension(self, key: bytes) -> bytes | None:
+        """A stored key that begins with `key` (or is it)."""
+        place = bisect.bisect_left(self._sorted, key)
+        if place < len(self._sorted) and self._sorted[place].startswith(key):
+            return self._sorted[place]
+        return None
+
+    def _longest_whole_prefix(self, key: bytes) -> bytes | None:
+        """The longest stored key with which `key` begins. Each round shortens `key` to what is shared."""
+        while key:
+            place = bisect.bisect_right(self._sorted, key) - 1
+            if place < 0:
+                return None
+            candidate = self._sorted[place]
+            if key.startswith(candidate):
+                return candidate
+            key = key[: shared_tokens(candidate, key) * TOKEN_BYTES]
+        return None
+
+    def _remove(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, key)]
+            self._bytes -= entry.nbytes
+
+    def _evict(self, max_bytes: int, max_entries: int) -> None:
+        while self._entries and (self._bytes > max_bytes or len(self._entries) > max_entries):
+            self._remove(next(iter(self._entries)))

@@ -1,0 +1,88 @@
+"""What a test may leave behind: nothing. Compares processes, socket files and threads before and after."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PATIENCE_S = 5.0
+"""An ended process is reaped within milliseconds; a loaded machine may take longer."""
+
+standing_servers: set[int] = set()
+"""Pids of servers that outlive one test on purpose (module-wide fixtures); their workers come and go."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    processes: frozenset[tuple[int, float]]
+    threads: frozenset[int]
+    files: frozenset[Path]
+
+
+def take_traces(socket_root: Path) -> Traces:
+    return Traces(
+        frozenset(_our_processes()),
+        frozenset(thread.ident or 0 for thread in threading.enumerate()),
+        frozenset(socket_root.glob("mlxk-*")),
+    )
+
+
+def describe_leaks(before: Traces, socket_root: Path) -> list[str]:
+    """What is there now and was not before, after waiting a moment for it to go."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        leaks = _leaks(before, take_traces(socket_root))
+        if not leaks or time.monotonic() > deadline:
+            return leaks
+        time.sleep(0.02)  # there is no event for "a stranger's process has gone"
+
+
+def _leaks(before: Traces, now: Traces) -> list[str]:
+    leaks = []
+    for pid, created in now.processes - before.processes:
+        try:
+            process = psutil.Process(pid)
+            if process.create_time() == created:
+                leaks.append(f"process {pid} ({process.status()}): {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    leaks += [f"thread {names[i]}" for i in now.threads - before.threads if i in names]
+    return leaks + [f"socket directory {path}" for path in now.files - before.files if not _standing(path)]
+
+
+def _standing(path: Path) -> bool:
+    """The directory belongs to a server that outlives the test."""
+    owners = (connection.laddr for pid in standing_servers for connection in _unix_sockets(pid))
+    return any(str(path) in str(address) for address in owners)
+
+
+def _unix_sockets(pid: int) -> list[object]:
+    try:
+        return list(psutil.Process(pid).net_connections("unix"))
+    except psutil.Error:
+        return []
+
+
+def _our_processes() -> list[tuple[int, float]]:
+    """Our children of any generation, and orphaned mlxk processes; not those of a standing server."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            ours = any(part.startswith("mlxk") or part.endswith("/mlxk") for part in command)
+            if (ours or process.ppid() == psutil.Process().pid) and not _of_standing_server(process):
+                found.append((process.pid, process.create_time()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def _of_standing_server(process: psutil.Process) -> bool:
+    return process.pid in standing_servers or any(
+        parent.pid in standing_servers for parent in process.parents()
+    )

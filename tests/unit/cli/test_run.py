@@ -1,0 +1,210 @@
+"""`mlxk run` against a server that plays its part."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.unit.cli.http_stub import HEAD, LAST, answer, chunk, delta, event, http_stub
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+GOOD = [
+    delta(role="assistant"),
+    delta(content="Hi"),
+    delta(content=" there"),
+    delta("stop", USAGE),
+    event("[DONE]"),
+]
+THINKING = [delta(reasoning_content="Hm."), delta(content="Hi"), delta("stop", USAGE), event("[DONE]")]
+
+
+def stream(events: list[bytes]) -> list[bytes]:
+    return [HEAD, *map(chunk, events), LAST]
+
+
+@pytest.fixture
+def run(mlxk_here, running_instance):
+    """Runs `mlxk run ARGUMENTS` against a stub that answers with `pieces`; gives the result and the stub."""
+
+    def run(*arguments: str, pieces: list[bytes] | None = None, stdin: bytes | None = None):
+        with http_stub(stream(GOOD) if pieces is None else pieces) as stub:
+            running_instance(url=stub.url)
+            return mlxk_here("run", *arguments, stdin=stdin), stub
+
+    return run
+
+
+def test_a_prompt_gets_a_reply(run):
+    result, stub = run("tiny", "Say hi")
+    assert (result.code, result.out, result.err) == (0, "Hi there\n", "")
+    assert stub.path == "/v1/chat/completions"
+    assert stub.body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Say hi"}],
+        "context_share": 1.0,
+        "stream": True,
+    }
+
+
+def test_the_options_become_fields(run):
+    options = ["--max-tokens=7", "--temperature=0", "--top-p=0.5", "--seed=3", "--stop=A", "--stop=B"]
+    _, stub = run("tiny", "Say hi", "--system", "Be brief.", *options)
+    assert stub.body == {
+        "model": "tiny",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hi"}],
+        "max_tokens": 7,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "seed": 3,
+        "stop": ["A", "B"],
+        "stream": True,
+    }
+
+
+def test_without_a_template_the_prompt_goes_as_it_is(run):
+    result, stub = run("tiny", "--no-chat-template", stdin=b"1\n2\n")
+    assert result.code == 0
+    assert (stub.path, stub.body["prompt"]) == ("/v1/completions", "1\n2\n")
+    assert "messages" not in stub.body
+
+
+@pytest.mark.parametrize("arguments", [("tiny",), ("tiny", "-")])
+def test_a_pipe_is_the_prompt(run, arguments):
+    _, stub = run(*arguments, stdin="Grüße 🙂\n".encode())
+    assert stub.body["messages"] == [{"role": "user", "content": "Grüße 🙂"}]
+
+
+def test_a_prompt_on_the_command_line_leaves_the_pipe_alone(run):
+    _, stub = run("tiny", "Say hi", stdin=b"not this")
+    assert stub.body["messages"] == [{"role": "user", "content": "Say hi"}]
+
+
+def test_no_prompt_on_a_terminal_shows_how_to_give_one(mlxk_here):
+    result = mlxk_here("run", "tiny")
+    assert (result.code, result.out) == (2, "")
+    assert 'mlxk run MODEL "PROMPT"' in result.err
+
+
+@pytest.mark.parametrize("stdin", [b"", b" \n\n"])
+def test_an_empty_pipe_is_a_usage_error(mlxk_here, stdin):
+    assert mlxk_here("run", "tiny", stdin=stdin).code == 2
+
+
+def test_system_without_a_template_is_a_usage_error(mlxk_here):
+    assert mlxk_here("run", "tiny", "x", "--system", "y", "--no-chat-template").code == 2
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+def test_reasoning_has_headings_streamed_or_not(run, how):
+    result, _ = run("tiny", "Say hi", *how, pieces=stream(THINKING))
+    assert result.out == "**[Reasoning]**\nHm.\n\n**[Answer]**\nHi\n"
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+def test_hidden_reasoning_is_hidden(run, how):
+    assert run("tiny", "Say hi", "--hide-reasoning", *how, pieces=stream(THINKING))[0].out == "Hi\n"
+
+
+def test_json_has_it_all(run):
+    result, _ = run("tiny", "Say hi", "--json", pieces=stream(THINKING))
+    assert result.envelope["command"] == "run"
+    assert result.data == {
+        "model": "tiny",
+        "prompt": "Say hi",
+        "response": "Hi",
+        "reasoning": "Hm.",
+        "finish_reason": "stop",
+        "usage": USAGE,
+    }
+
+
+def test_json_hides_reasoning_too(run):
+    assert (
+        run("tiny", "x", "--json", "--hide-reasoning", pieces=stream(THINKING))[0].data["reasoning"] is None
+    )
+
+
+def test_an_error_before_the_first_token(run):
+    body = b'{"error": {"message": "no such model; did you mean tiny?", "code": "model_not_found"}}'
+    result, _ = run("tny", "x", pieces=answer("404 Not Found", body))
+    assert (result.code, result.out) == (4, "")
+    assert result.err == "error: no such model; did you mean tiny?\n"
+
+
+def test_an_error_in_the_middle_leaves_what_came_and_a_fresh_line(run):
+    error = event({"error": {"message": "the worker died", "code": "worker_died"}})
+    result, _ = run("tiny", "x", pieces=stream([delta(content="Hi"), error]))
+    assert (result.code, result.out, result.err) == (1, "Hi\n", "error: the worker died\n")
+
+
+def test_a_connection_that_drops_is_an_error_with_an_envelope(run):
+    result, _ = run("tiny", "x", "--json", pieces=[HEAD, chunk(delta(content="Hi"))])
+    assert result.code == 1
+    assert result.error["type"] == "connection_lost"
+
+
+def test_a_full_context_is_mentioned_and_a_chosen_limit_is_not(run):
+    cut = stream([delta(content="Hi"), delta("length"), event("[DONE]")])
+    assert "context is full" in run("tiny", "x", pieces=cut)[0].err
+    assert run("tiny", "x", "--max-tokens", "1", pieces=cut)[0].err == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "expected"),
+    [
+        ({}, None, None),
+        ({"MLXK_API_KEY": "first,second"}, "other", "Bearer first"),
+        ({"MLXK_API_KEYS": " , third"}, None, "Bearer third"),
+        ({}, "# keys\n\n fourth \nfifth\n", "Bearer fourth"),
+    ],
+)
+def test_the_key_is_found_where_the_server_finds_it(environment, file, expected, run, monkeypatch, tmp_path):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if file is not None:
+        (tmp_path / "keys").write_text(file)
+        monkeypatch.setenv("MLXK_API_KEY_FILE", str(tmp_path / "keys"))
+    _, stub = run("tiny", "x")
+    assert stub.headers.get("authorization") == expected
+
+
+def test_without_a_server_an_unknown_model_starts_nothing(mlxk_here, monkeypatch):
+    monkeypatch.setattr("mlxk.cli.server_process.private_server", lambda: pytest.fail("started a server"))
+    assert mlxk_here("run", "no-such-model", "x").code == 4
+
+
+def test_ctrl_c_closes_the_connection_and_leaves_a_fresh_line(mlxk_process, running_instance):
+    with http_stub([HEAD, chunk(delta(content="One, two"))], stay=True) as stub:
+        running_instance(url=stub.url)
+        process = mlxk_process("run", "tiny", "Count")
+        assert process.stdout.read(8) == b"One, two"
+        process.send_signal(signal.SIGINT)
+        assert stub.client_left.wait(10)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"\n", b"")
+
+
+def test_tokens_are_shown_as_they_come(mlxk_process, running_instance):
+    with http_stub([HEAD, chunk(delta(content="One"))], stay=True) as stub:
+        running_instance(url=stub.url)
+        process = mlxk_process("run", "tiny", "Count")
+        assert process.stdout.read(3) == b"One"  # although the reply is not complete
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_a_reader_that_leaves_ends_the_request_quietly(mlxk_process, running_instance):
+    def endless():
+        yield HEAD
+        while True:
+            yield chunk(delta(content="line\n"))
+
+    with http_stub(endless()) as stub:
+        running_instance(url=stub.url)
+        process = mlxk_process("run", "tiny", "Count")
+        assert process.stdout.readline() == b"line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(20) == 1
+        assert stub.client_left.wait(10)
