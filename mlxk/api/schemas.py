@@ -153,32 +153,29 @@ _Error = tuple[_Loc, str, str]
 
 
 def _refusal(body: Mapping[str, Any], errors: Sequence[_Error]) -> FaultError:
-    """Pydantic tells of every branch of a union. The deepest place inside the first wrong field is the one
-    that the client meant; if the branches disagree about it, the field itself is named."""
+    """Pydantic tells of every branch of a union. Where one branch has the right type, the wrong types of the
+    others say nothing. Of the rest, the deepest place inside the first wrong field is the one that the
+    client meant; if the branches disagree about it, the field itself is named."""
     field = errors[0][0][0]
     found = [(_place(body, loc, kind), kind, text) for loc, kind, text in errors if loc[0] == field]
+    found = [one for one in found if not one[1].endswith("_type")] or found
     depth = max(len(place) for place, _, _ in found)
     places = {place for place, _, _ in found if len(place) == depth}
     place = places.pop() if len(places) == 1 else (field,)
-    if body.get(str(place[0])) is None:
-        return _bad_field(place, " is required")
     here = [(kind, text) for at, kind, text in found if at == place or place == (field,)]
-    if any(kind == "missing" for kind, _ in here):
+    if body.get(str(place[0])) is None or any(kind == "missing" for kind, _ in here):
         return _bad_field(place, " is required")
-    # Where one branch has the right type, the wrong types of the others say nothing.
-    telling = [text for kind, text in here if not kind.endswith("_type")] or [_type(*one) for one in here]
-    if all(text.startswith(_SHOULD_BE) for text in telling):
-        expected = dict.fromkeys(text.removeprefix(_SHOULD_BE) for text in telling)
+    texts = [_SHOULD_BE + _OBJECT if kind in _OBJECT_KINDS else text for kind, text in here]
+    if all(text.startswith(_SHOULD_BE) for text in texts):
+        expected = dict.fromkeys(text.removeprefix(_SHOULD_BE) for text in texts)
         return _bad_field(place, " should be " + " or ".join(expected))
-    return _bad_field(place, ": " + telling[0].replace(" after validation", ""))
+    return _bad_field(place, ": " + texts[0].replace(" after validation", ""))
 
 
 _SHOULD_BE = "Input should be "
-
-
-def _type(kind: str, text: str) -> str:
-    """Pydantic's words for an object are Python's."""
-    return f"{_SHOULD_BE}an object" if kind in ("model_type", "dict_type") else text
+_OBJECT_KINDS = ("model_type", "dict_type")
+_OBJECT = "an object"
+"""Pydantic's words for it are Python's."""
 
 
 def _bad_field(place: _Loc, words: str) -> FaultError:

@@ -47,6 +47,8 @@ class ApiServer:
             self._app,
             lifespan="off",
             log_config=None,
+            # Its INFO lines tell of a Ctrl-C that is not its own; access lines are AccessDoor's.
+            log_level="warning",
             access_log=False,
             loop="none",
             http="httptools",
