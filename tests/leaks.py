@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Traces:
 
 def take_traces(socket_root: Path) -> Traces:
     return Traces(
-        frozenset(_our_processes()),
+        frozenset(_our_processes(socket_root)),
         frozenset(thread.ident or 0 for thread in threading.enumerate()),
         frozenset(socket_root.glob("mlxk-*")),
     )
@@ -68,16 +69,16 @@ def _unix_sockets(pid: int) -> list[object]:
         return []
 
 
-def _our_processes() -> list[tuple[int, float]]:
-    """Our children of any generation, and orphaned mlxk processes; not those of a standing server."""
+def _our_processes(socket_root: Path) -> list[tuple[int, float]]:
+    """Our children, and what they started or left orphaned (it has our TMPDIR, unlike the processes of other
+    sessions on this machine); not those of a standing server."""
     found = []
     for process in psutil.process_iter():
         try:
-            command = process.cmdline()
-            ours = any(part.startswith("mlxk") or part.endswith("/mlxk") for part in command)
-            if (ours or process.ppid() == psutil.Process().pid) and not _of_standing_server(process):
+            ours = process.ppid() == os.getpid() or process.environ().get("TMPDIR") == str(socket_root)
+            if ours and process.pid != os.getpid() and not _of_standing_server(process):
                 found.append((process.pid, process.create_time()))
-        except psutil.Error:
+        except (psutil.Error, OSError):  # not ours to look at, or gone meanwhile
             continue
     return found
 

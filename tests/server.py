@@ -83,8 +83,9 @@ class Server:
 
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout_s: float = 60.0) -> dict[str, Any]:
         """A verb of the control socket."""
-        client = ControlClient(self.control_path, self.pid, psutil.Process(self.pid).create_time())
-        return client.call(verb, args or {}, timeout_s=timeout_s)
+        created_at = psutil.Process(self.pid).create_time()
+        with ControlClient(self.control_path, self.pid, created_at) as client:
+            return client.call(verb, args or {}, timeout_s=timeout_s)
 
     def ps(self) -> dict[str, dict[str, Any]]:
         """The pool's models by name."""
@@ -134,7 +135,13 @@ class Server:
         """`mlxk ARGUMENTS` with this server's home."""
         command = [sys.executable, "-P", "-m", "mlxk", *arguments]
         return subprocess.run(
-            command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
+            command,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
 
 
@@ -158,7 +165,7 @@ def add_tiny_copy(home: Path, name: str) -> Path:
 
 
 def add_fake_model(home: Path, name: str, **faults: Any) -> Path:
-    """A model for the fake engine, with its faults. The weights are `tiny`'s: the store must find it healthy."""
+    """A model for the fake engine, with its faults. The weights are `tiny`'s: it must be healthy."""
     target = add_tiny_copy(home, name)
     (target / "fake.json").write_text(json.dumps(faults), encoding="utf-8")
     return target
@@ -172,12 +179,8 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_gone(pids: Sequence[int], timeout_s: float) -> list[int]:
-    """The pids that still live after `timeout_s`."""
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(psutil.Process(pid))
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    return [process.pid for process in alive if is_alive(process.pid)]
+    """The pids that still live after `timeout_s`. A zombie is gone: its init may be slow."""
+    deadline = time.monotonic() + timeout_s
+    while (alive := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return alive

@@ -159,6 +159,7 @@ SERVER_FIELDS: tuple[Field, ...] = (
     Field("abort_grace_s", parse_finite_duration_s),
     Field("start_timeout_s", parse_positive_duration_s),
     Field("load_stall_s", parse_positive_duration_s),
+    Field("pong_timeout_s", parse_positive_duration_s),
     Field("max_wait_s", parse_finite_duration_s),
     Field("queue_per_model", whole(0)),
     Field("queue_total", whole(0)),

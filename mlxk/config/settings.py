@@ -61,6 +61,9 @@ class Settings:
     start_timeout_s: float = 60.0
     load_stall_s: float = 120.0
     """No progress for so long: the load is stuck."""
+    pong_timeout_s: float = 15.0
+    """No answer for so long: the whole process is stuck or stopped. Its I/O thread answers within
+    milliseconds, but an import or a collection that holds the interpreter may delay it."""
     max_wait_s: float = 300.0
     queue_per_model: int = 128
     queue_total: int = 512

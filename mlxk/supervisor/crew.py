@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from mlxk.config.settings import Settings
 from mlxk.supervisor.child import LIFELINE_FD, Lifeline, spawn, wait_all_exited
+from mlxk.supervisor.exits import death_fault, exit_report
+from mlxk.supervisor.orders import StopOrder, WorkerEvent
+from mlxk.supervisor.states import StopStep, WorkerState
 from mlxk.supervisor.switchboard import Switchboard
-from mlxk.supervisor.worker import StopOrder, Worker, WorkerEvent
+from mlxk.supervisor.worker import Worker
 from mlxk.supervisor.worker_log import LogPump, WorkerLog
 
 log = logging.getLogger("mlxk.pool")
@@ -41,18 +45,26 @@ class Crew:
         self._pump.add(output)
         worker = Worker(worker_id, child, output, self._switchboard, self._settings, tell, self._pump.drop)
         self.workers[worker_id] = worker
-        task = asyncio.create_task(worker.run(), name=f"worker-{worker_id}")
+        task = asyncio.create_task(self._mind(worker, output, tell), name=f"worker-{worker_id}")
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._on_task_done(worker_id, done))
+        task.add_done_callback(self._tasks.discard)
         log.info("spawned %s (pid %d)", worker_id, child.pid)
         return worker
 
-    def _on_task_done(self, worker_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.critical("the task of %s failed; its process is killed", worker_id, exc_info=task.exception())
-            self.workers[worker_id].child.signal_group(9)
-        self.workers.pop(worker_id, None)
+    async def _mind(self, worker: Worker, output: WorkerLog, tell: Callable[[WorkerEvent], None]) -> None:
+        """Its life, to the end. A bug in its task is a death like any other: nobody may wait for ever."""
+        try:
+            await worker.run()
+        except Exception:
+            log.critical("the task of %s failed; its process is killed", worker.id, exc_info=True)
+            worker.child.signal_group(signal.SIGKILL)
+            status = await asyncio.shield(worker.child.exited)
+            await self._pump.drop(output)
+            report = exit_report(status, StopStep.NONE, output.tail())
+            self._switchboard.disconnect_worker(worker.id, death_fault(report))
+            tell(WorkerEvent(worker.id, WorkerState.EXITED, exit=report))
+        finally:
+            self.workers.pop(worker.id, None)
 
     def stop_all(self, order: StopOrder) -> None:
         for worker in self.workers.values():
@@ -61,7 +73,7 @@ class Crew:
     def kill_all(self) -> None:
         """SIGKILL every group, from any thread and without the event loop."""
         for worker in list(self.workers.values()):
-            worker.child.signal_group(9)
+            worker.child.signal_group(signal.SIGKILL)
 
     async def gone(self, timeout_s: float) -> bool:
         """Wait until every process is reaped and every task done; False after `timeout_s`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxk.config.units import format_size
@@ -39,22 +40,25 @@ def make_room(view: PoolView, need_bytes: int) -> Fits | Evict | WaitForRoom | N
             f"{format_size(view.memory_limit_bytes)} (--max-memory)"
         )
     present = [m for m in view.models if m.has_worker]
-    free_bytes = view.memory_limit_bytes - sum(m.cost_bytes for m in present)
+    leaving = [m for m in present if m.state is ModelState.STOPPING]
+    # Looked at first: evicting the others for a model that fits beside no pinned one would be for nothing.
+    pinned = [m for m in present if m.pinned and m not in leaving]
+    if need_bytes > view.memory_limit_bytes - _cost(pinned) or 0 < view.max_models <= len(pinned):
+        holders = ", ".join(f"{m.name} ({format_size(m.cost_bytes)})" for m in pinned)
+        return NeverFits(
+            f"it needs about {format_size(need_bytes)} and pinned models hold the room: {holders}"
+        )
+    free_bytes = view.memory_limit_bytes - _cost(present)
     free_places = view.max_models - len(present) if view.max_models else 1
     if free_bytes >= need_bytes and free_places > 0:
         return Fits()
-    leaving = [m for m in present if m.state is ModelState.STOPPING]
-    victims = _victims(
-        view, need_bytes - free_bytes - sum(m.cost_bytes for m in leaving), free_places + len(leaving)
-    )
-    if victims is not None:
-        return Evict(tuple(m.name for m in victims)) if victims else WaitForRoom()
-    if all(m.pinned for m in present):
-        holders = ", ".join(f"{m.name} ({format_size(m.cost_bytes)})" for m in present)
-        return NeverFits(
-            f"it needs about {format_size(need_bytes)} and pinned models hold the rest: {holders}"
-        )
-    return WaitForRoom()
+    missing_bytes = need_bytes - free_bytes - _cost(leaving)
+    victims = _victims(view, missing_bytes, free_places + len(leaving))
+    return Evict(tuple(m.name for m in victims)) if victims else WaitForRoom()
+
+
+def _cost(models: Sequence[ModelView]) -> int:
+    return sum(m.cost_bytes for m in models)
 
 
 def _victims(view: PoolView, missing_bytes: int, free_places: int) -> list[ModelView] | None:

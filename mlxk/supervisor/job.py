@@ -74,9 +74,10 @@ class Job:
         """Called when neither pool nor worker has anything to do with this job any more."""
         self._task.add_done_callback(lambda _: callback(self))
 
-    async def settled(self) -> None:
-        """Returns at that moment."""
-        await asyncio.wait([self._task])
+    @property
+    def settled(self) -> asyncio.Task[None]:
+        """Done at that moment. For `asyncio.wait` only: a bare await would pass its cancellation on."""
+        return self._task
 
     async def _run(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> None:
         try:

@@ -16,9 +16,7 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -35,23 +33,24 @@ from mlxk.store.builtin import BUILTIN_NAME
 from mlxk.store.catalog import Catalog
 from mlxk.supervisor.control import ControlSocket
 from mlxk.supervisor.crew import Crew
-from mlxk.supervisor.leftovers import sweep_leftovers
+from mlxk.supervisor.leftovers import WORKER_SOCKET, sweep_leftovers
 from mlxk.supervisor.memory import default_limit_bytes
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.run_dir import InstanceLock, StartError, make_run_dir, remove_run_dir
 from mlxk.supervisor.service import SHUTTING_DOWN, Service
+from mlxk.supervisor.shutdown import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    HTTP_CLOSE_S,
+    INTERRUPT_GRACE_S,
+    ShutdownPlan,
+    start_watchdog,
+)
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.workers.protocol import FaultError
 
 log = logging.getLogger("mlxk.lifecycle")
-
-EXIT_OK = 0
-EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
-INTERRUPT_GRACE_S = 3.0
-"""Ctrl-C: each step of the workers' stop ladder gets so long."""
-HTTP_CLOSE_S = 2.0
-WATCHDOG_MARGIN_S = 10.0
 
 
 class HttpServer(Protocol):
@@ -62,15 +61,6 @@ class HttpServer(Protocol):
 
 
 MakeApp = Callable[[Service, Settings], HttpServer]
-
-
-@dataclass(frozen=True, slots=True)
-class ShutdownPlan:
-    """How the server ends: exit code, and how long requests may go on."""
-
-    exit_code: int
-    drain_s: float
-    grace_s: float
 
 
 def run_server(settings: Settings, *, private: bool, ready_fd: int | None, make_app: MakeApp) -> int:
@@ -101,86 +91,100 @@ class Front:
         self._stopping = asyncio.Event()
         self._plan: ShutdownPlan | None = None
         self._interrupts = 0
+        self._haste_s = min(INTERRUPT_GRACE_S, settings.stop_grace_s)
         self._crew: Crew | None = None
-        self._old_handlers: dict[int, Any] = {}
+        self._run_dir: Path | None = None
 
     async def run(self) -> int:
         self._loop = asyncio.get_running_loop()
         listener = _listen(self._settings.host, self._settings.port)
-        run_dir = make_run_dir()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
+            self._run_dir = make_run_dir()
             self._install_signals()
-            return await self._serve(listener, run_dir, context)
+            return await self._serve(listener, self._run_dir, context)
         finally:
-            if not self._private:
-                remove_instance(os.getpid())
             listener.close()
             context.term()
-            remove_run_dir(run_dir)
-            self._restore_signals()
+            self._remove_files()
+            self._ignore_signals()
 
     async def _serve(
         self, listener: socket.socket, run_dir: Path, context: zmq.Context[zmq.Socket[bytes]]
     ) -> int:
         if not self._private:
             await asyncio.to_thread(sweep_leftovers)
-        address = f"ipc://{run_dir}/s"
+        address = f"ipc://{run_dir}/{WORKER_SOCKET}"
         log_dir = run_dir if self._private else paths.log_dir()
-        switchboard = Switchboard(context, address)
-        crew = self._crew = Crew(self._settings, switchboard, address, log_dir)
-        limit = self._settings.max_memory_bytes or default_limit_bytes()
-        pool = Pool(self._settings, crew, limit)
-        service = Service(
-            self._settings, Catalog(self._settings), pool, crew, switchboard, self._on_stop_asked
-        )
-        control = ControlSocket(context, f"ipc://{run_dir}/c", service)
-        http = self._make_app(service, self._settings)
-        pool_task = asyncio.create_task(pool.run(), name="pool")
-        preload_task = asyncio.create_task(self._preload(service), name="preload")
-        pool_task.add_done_callback(self._on_pool_died)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            # Whatever fails below: no socket stays open (its context would never end), no worker stays.
+            switchboard = Switchboard(context, address)
+            stack.callback(switchboard.close)
+            crew = self._crew = Crew(self._settings, switchboard, address, log_dir)
+            stack.push_async_callback(_dismiss, crew)
+            limit = self._settings.max_memory_bytes or default_limit_bytes()
+            pool = Pool(self._settings, crew, limit)
+            service = Service(
+                self._settings, Catalog(self._settings), pool, crew, switchboard, self._on_stop_asked
+            )
+            http = self._make_app(service, self._settings)
+            self._start_task(stack, pool.run(), "pool").add_done_callback(self._on_pool_done)
+            self._start_task(stack, self._preload(service), "preload")
+            control = ControlSocket(context, f"ipc://{run_dir}/c", service)
+            stack.push_async_callback(control.close)
             await http.start(listener)
             service.url = _url(listener)
             service.mark_ready()
             self._announce(service.url, run_dir / "c")
             await self._stopping.wait()
             return await self._close(service, pool, crew, http)
-        finally:
-            preload_task.cancel()
-            pool_task.remove_done_callback(self._on_pool_died)
-            pool_task.cancel()
-            await asyncio.wait([pool_task, preload_task])
-            await control.close()
-            switchboard.close()
-            crew.close()
+
+    def _start_task(
+        self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait([task])
+
+        stack.push_async_callback(end)
+        return task
 
     async def _close(self, service: Service, pool: Pool, crew: Crew, http: HttpServer) -> int:
-        plan = self._plan
-        assert plan is not None
         service.begin_closing()
+        plan = self._take_plan()
         if plan.drain_s > 0 and service.has_jobs():
             log.info("waiting up to %.0f s for running requests", plan.drain_s)
-            await self._drain(service, plan.drain_s)
-            plan = self._plan or plan  # a Ctrl-C during the drain made it shorter
+            await self._unless_hurried(service.jobs_done(plan.drain_s))
         service.fail_jobs()
-        pool.close(SHUTTING_DOWN, drain_s=0, grace_s=plan.grace_s)
         http_closed = asyncio.create_task(http.stop(HTTP_CLOSE_S))
-        if not await crew.gone(timeout_s=2 * plan.grace_s + 2.0):
+        finished = False
+        while not finished:
+            plan = self._take_plan()
+            pool.close(SHUTTING_DOWN, drain_s=0, grace_s=plan.grace_s)
+            finished = await self._unless_hurried(crew.gone(timeout_s=2 * plan.grace_s + 2.0))
+        if crew.workers:
             log.error("some workers did not end in time; they are killed")
-            crew.kill_all()
-            await crew.gone(timeout_s=5.0)
+        await _dismiss(crew)
         await http_closed
-        return plan.exit_code
+        return self._take_plan().exit_code
 
-    async def _drain(self, service: Service, drain_s: float) -> None:
-        """Until the last request has ended, the time is up, or a signal wants more haste."""
+    def _take_plan(self) -> ShutdownPlan:
+        """The plan as it is now. From here on `_stopping` tells of another order."""
+        assert self._plan is not None
         self._stopping.clear()
-        done = asyncio.create_task(service.jobs_done(drain_s))
+        return self._plan
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, object]) -> bool:
+        """Wait for `work`; False if another order came first (`work` is cancelled)."""
+        task = asyncio.ensure_future(work)
         hurry = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait([done, hurry], return_when=asyncio.FIRST_COMPLETED)
-        for task in (done, hurry):
-            task.cancel()
+        await asyncio.wait([task, hurry], return_when=asyncio.FIRST_COMPLETED)
+        finished = task.done()
+        task.cancel()
+        hurry.cancel()
+        return finished
 
     async def _preload(self, service: Service) -> None:
         """Load the models of the command line and the configuration, one after the other."""
@@ -214,71 +218,72 @@ class Front:
             while os.read(0, 4096):
                 pass
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._stop, ShutdownPlan(EXIT_OK, 0, INTERRUPT_GRACE_S))
+            self._loop.call_soon_threadsafe(self._stop, ShutdownPlan(EXIT_OK, 0, self._haste_s))
 
     # -------------------------------------------------------------------- signals
 
     def _install_signals(self) -> None:
         # signal.signal, not the loop's own: these handlers also run when a callback blocks the loop.
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._old_handlers[number] = signal.signal(number, self._on_signal)
-        self._old_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    def _restore_signals(self) -> None:
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+    def _ignore_signals(self) -> None:
+        """Everything has ended, only the interpreter has not: there is nothing to interrupt any more."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 self._leave_now()
-            plan = ShutdownPlan(EXIT_INTERRUPTED, 0, INTERRUPT_GRACE_S)
+            plan = ShutdownPlan(EXIT_INTERRUPTED, 0, self._haste_s)
         else:
             plan = ShutdownPlan(EXIT_OK, self._settings.drain_timeout_s, self._settings.stop_grace_s)
-        self._arm_watchdog(plan)  # here, because the loop may be stuck and never get to the rest
+        start_watchdog(plan, self._leave_now)  # here: the loop may be stuck and never get to the rest
         self._loop.call_soon_threadsafe(self._stop, plan)
 
     def _on_stop_asked(self, now: bool) -> None:
         drain_s = 0.0 if now else self._settings.drain_timeout_s
         self._stop(ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s))
 
-    def _on_pool_died(self, task: asyncio.Task[None]) -> None:
+    def _on_pool_done(self, task: asyncio.Task[None]) -> None:
         """A bug in the pool's task: without it nothing can be served, so end loudly instead of hanging."""
         if not task.cancelled():
             log.critical("the pool's task failed", exc_info=task.exception())
-            self._stop(ShutdownPlan(EXIT_ERROR, 0, INTERRUPT_GRACE_S))
+            if self._crew is not None:
+                self._crew.kill_all()  # nobody else can end them in order
+            self._stop(ShutdownPlan(EXIT_ERROR, 0, self._haste_s))
 
     def _stop(self, plan: ShutdownPlan) -> None:
         """The first call starts the end; a later one may only hasten it."""
-        if (
-            self._plan is not None
-            and plan.drain_s >= self._plan.drain_s
-            and plan.exit_code == self._plan.exit_code
-        ):
-            return
-        self._plan = plan
-        self._arm_watchdog(plan)
-        self._stopping.set()
+        hastened = plan if self._plan is None else self._plan.hastened_by(plan)
+        if hastened != self._plan:
+            self._plan = hastened
+            start_watchdog(hastened, self._leave_now)
+            self._stopping.set()
 
     def _leave_now(self) -> None:
-        """The second Ctrl-C: kill all workers, leave no files, end this instant."""
+        """The second Ctrl-C, or the watchdog: kill all workers, leave no files, end this instant."""
         if self._crew is not None:
             self._crew.kill_all()
+        self._remove_files()
+        os._exit(self._plan.exit_code if self._plan and not self._interrupts else EXIT_INTERRUPTED)
+
+    def _remove_files(self) -> None:
         if not self._private:
             remove_instance(os.getpid())
-        os._exit(EXIT_INTERRUPTED)
+        if self._run_dir is not None:
+            remove_run_dir(self._run_dir)
 
-    def _arm_watchdog(self, plan: ShutdownPlan) -> None:
-        """A thread that ends the process if the orderly end takes too long, also with a stuck event loop."""
-        deadline_s = plan.drain_s + 3 * plan.grace_s + WATCHDOG_MARGIN_S
 
-        def watch() -> None:
-            time.sleep(deadline_s)
-            sys.stderr.write("mlxk serve: the shutdown took too long; leaving\n")
-            self._leave_now()
-
-        threading.Thread(target=watch, name="watchdog", daemon=True).start()
+async def _dismiss(crew: Crew) -> None:
+    """The workers' unconditional end: at once if they are gone already."""
+    if crew.workers:
+        crew.kill_all()
+        await crew.gone(timeout_s=5.0)
+    crew.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ has just been granted can never meet a worker on its way out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -16,22 +17,22 @@ from typing import Any
 
 from mlxk.config.settings import ModelSettings, Settings
 from mlxk.store.catalog import ModelRef
-from mlxk.supervisor import admission, costs, eviction, restarts
+from mlxk.supervisor import admission, costs, eviction
 from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.failures import forgive, note_death, settle_failure
 from mlxk.supervisor.memory import process_bytes
+from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
 from mlxk.supervisor.records import Lease, ModelRecord, StopResult, Waiter
-from mlxk.supervisor.states import ExitReport, ModelState, WorkerState
+from mlxk.supervisor.spare import Spare
+from mlxk.supervisor.states import ModelState, WorkerState
 from mlxk.supervisor.views import PoolView, WaiterView
-from mlxk.supervisor.worker import LoadOrder, StopOrder, WorkerEvent, describe_exit
-from mlxk.workers.protocol import Fault, FaultCode, FaultError, Load, fault
+from mlxk.workers.protocol import Fault, FaultCode, FaultError, Load
 
 log = logging.getLogger("mlxk.pool")
 
 TICK_S = 0.5
 ABANDON_GRACE_S = 1.0
 """A load whose last waiter has left goes on for so long: the client may be retrying."""
-SPARE_DELAY_S = 0.5
-"""A new spare is spawned when the pool has been calm for so long: its imports cost a core for seconds."""
 
 
 class Pool:
@@ -48,25 +49,28 @@ class Pool:
         """Worker id -> model name, for the workers that have one."""
         self._waiters: dict[int, Waiter] = {}
         self._waiter_ids = itertools.count(1)
-        self._spare: str | None = None
-        self._spare_warm = False
-        self._spare_due = 0.0
-        self._spare_deaths: tuple[float, ...] = ()
+        self._spare = Spare(lambda: crew.hire(self._tell), wanted=settings.spare)
         self._closing: Fault | None = None
-        self._dirty = False
 
     async def run(self) -> None:
         """Until cancelled. Every turn: take what was posted, then decide once."""
+        tick_at = time.monotonic() + TICK_S
         while True:
-            try:
-                action = await asyncio.wait_for(self._inbox.get(), TICK_S)
-            except TimeoutError:
-                self._on_tick()
-            else:
+            action = await self._next_action(tick_at)
+            if action is not None:
                 action()
                 while not self._inbox.empty():
                     self._inbox.get_nowait()()
+            if time.monotonic() >= tick_at:  # also when the inbox is never empty for so long
+                tick_at = time.monotonic() + TICK_S
+                self._on_tick()
             self._carry_out()
+
+    async def _next_action(self, until: float) -> Callable[[], None] | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                return await self._inbox.get()
+        return None
 
     # -------------------------------------------------------- asked by other tasks
 
@@ -76,7 +80,7 @@ class Pool:
 
     async def ensure_loaded(self, ref: ModelRef) -> None:
         """Wait until the model is READY. A FAILED one gets a new chance: this is the explicit request."""
-        self._inbox.put_nowait(lambda: self._forgive(ref.name))
+        self._inbox.put_nowait(lambda: self._on_forgive(ref.name))
         await self._wait_ready(ref, None, holds_lease=False)
 
     def release(self, lease: Lease) -> None:
@@ -125,14 +129,6 @@ class Pool:
             return
         if self._closing is not None:
             waiter.granted.set_exception(FaultError(self._closing))
-            return
-        if (
-            self.queued(ref.name) >= self._settings.queue_per_model
-            or len(self._waiters) >= self._settings.queue_total
-        ):
-            text = f"Too many requests wait for {ref.name!r}. Try again in a moment."
-            refusal = fault(FaultCode.QUEUE_FULL, text, retryable=True, retry_after_s=1)
-            waiter.granted.set_exception(refusal)
             return
         record = self._record(ref)
         record.keep_alive_s = record.default_keep_alive_s if keep_alive_s is None else keep_alive_s
@@ -190,10 +186,9 @@ class Pool:
                 record.state = ModelState.STOPPING
         self._crew.stop_all(StopOrder(reason, drain_s, grace_s))
 
-    def _forgive(self, name: str) -> None:
-        record = self._records.get(name)
-        if record is not None and record.state in (ModelState.FAILED, ModelState.BACKOFF):
-            record.state, record.deaths, record.last_error = ModelState.ABSENT, (), None
+    def _on_forgive(self, name: str) -> None:
+        if (record := self._records.get(name)) is not None:
+            forgive(record)
 
     # ---------------------------------------------------------------- worker events
 
@@ -214,7 +209,7 @@ class Pool:
                 if record.state is ModelState.LOADING:
                     record.state = ModelState.READY
                     record.last_error = None
-                self._plan_spare()
+                self._spare.postpone()
                 log.info("%s is ready on %s (%.2f s)", record.name, event.worker_id, event.loaded.load_s)
             case WorkerState.STOPPING if record is not None:
                 self._on_worker_stopping(record, event)
@@ -222,11 +217,10 @@ class Pool:
                 self._on_exited(event, record)
 
     def _on_warm(self, worker_id: str, record: ModelRecord | None) -> None:
-        if record is not None:
+        if self._spare.is_worker(worker_id):
+            self._spare.on_warm()
+        elif record is not None and record.state is ModelState.LOADING:
             self._order_load(record, worker_id)
-        elif worker_id == self._spare:
-            self._spare_warm = True
-            self._spare_deaths = ()
 
     def _on_worker_stopping(self, record: ModelRecord, event: WorkerEvent) -> None:
         was_loading = record.state is ModelState.LOADING
@@ -239,58 +233,19 @@ class Pool:
     def _on_exited(self, event: WorkerEvent, record: ModelRecord | None) -> None:
         report = event.exit
         assert report is not None
-        if event.worker_id == self._spare:
-            self._spare, self._spare_warm = None, False
-            if not report.wanted:
-                self._on_spare_died(report)
+        if self._spare.is_worker(event.worker_id):
+            self._spare.on_exited(report)
         self._model_of.pop(event.worker_id, None)
         if record is None or record.worker_id != event.worker_id:
             return
-        if not report.wanted:
-            self._note_death(record, report)
+        if not report.wanted and (refusal := note_death(record, report)) is not None:
+            self._refuse_all(record.name, refusal)
         record.worker_id, record.loaded, record.in_flight, record.unwanted_since = None, None, 0, None
         record.state = ModelState.ABSENT
         if record.failure is not None:
-            self._after_failure(record)
+            settle_failure(record, time.monotonic())
         self._settle_stop(record)
-        self._plan_spare()
-
-    def _note_death(self, record: ModelRecord, report: ExitReport) -> None:
-        """The process ended without being asked: say why, and end the waiting if it was loading."""
-        loading = record.state is ModelState.LOADING
-        tail = "\n".join(report.log_tail[-8:])
-        when = "while loading" if loading else "while it ran"
-        how = describe_exit(report)
-        record.failure = f"its process ended {when} ({how}). Last lines of its log:\n{tail}"
-        if loading:
-            text = f"The model {record.name!r} could not be loaded: {record.failure}"
-            self._refuse_all(record.name, Fault(FaultCode.MODEL_LOAD_FAILED, text, retryable=True))
-
-    def _after_failure(self, record: ModelRecord) -> None:
-        now = time.monotonic()
-        record.last_error, record.failure = record.failure, None
-        log.error("%s: %s", record.name, record.last_error)
-        record.deaths = (*record.deaths, now)[-restarts.MAX_DEATHS :]
-        match restarts.after_death(record.deaths, now):
-            case restarts.RetryAt(when):
-                record.retry_at = when
-                record.state = ModelState.BACKOFF if when > now else ModelState.ABSENT
-            case restarts.GiveUp(deaths):
-                record.state = ModelState.FAILED
-                record.last_error = (
-                    f"The model {record.name!r} failed {deaths} times in a minute and is not tried again "
-                    f"until `mlxk load {record.name}`: {record.last_error}"
-                )
-
-    def _on_spare_died(self, report: ExitReport) -> None:
-        now = time.monotonic()
-        self._spare_deaths = (*self._spare_deaths, now)[-restarts.MAX_DEATHS :]
-        log.error("the spare worker died (%s): %s", describe_exit(report), "\n".join(report.log_tail[-8:]))
-        match restarts.after_death(self._spare_deaths, now):
-            case restarts.RetryAt(when):
-                self._spare_due = when + SPARE_DELAY_S
-            case restarts.GiveUp():
-                self._spare_due = now + restarts.MAX_WAIT_S
+        self._spare.postpone()
 
     def _settle_stop(self, record: ModelRecord) -> None:
         result = StopResult(record.name, True, record.memory_before_stop)
@@ -325,7 +280,9 @@ class Pool:
             max_models=self._settings.max_models,
             max_in_flight=self._settings.max_batch,
             models=tuple(record.view(self.queued(record.name)) for record in self._records.values()),
-            waiters=tuple(WaiterView(w.id, w.model) for w in self._waiters.values()),
+            waiters=tuple(WaiterView(w.id, w.model, w.holds_lease) for w in self._waiters.values()),
+            queue_per_model=self._settings.queue_per_model,
+            queue_total=self._settings.queue_total,
         )
 
     def _grant(self, waiter: Waiter) -> None:
@@ -353,22 +310,17 @@ class Pool:
 
     def _start_load(self, record: ModelRecord) -> None:
         """From the spare if there is one (also one that is still warming up), else from a new process."""
-        worker_id = self._spare
-        if worker_id is None:
-            try:
-                worker_id = self._crew.hire(self._tell).id
-            except OSError as error:
-                reason = Fault(FaultCode.MODEL_LOAD_FAILED, f"No process could be started: {error}", True)
-                self._refuse_all(record.name, reason)
-                return
-            warm = False
-        else:
-            warm, self._spare, self._spare_warm = self._spare_warm, None, False
+        try:
+            worker, warm = self._spare.take() or (self._crew.hire(self._tell), False)
+        except OSError as error:
+            reason = Fault(FaultCode.MODEL_LOAD_FAILED, f"No process could be started: {error}", True)
+            self._refuse_all(record.name, reason)
+            return
         record.state = ModelState.LOADING
-        record.worker_id = worker_id
-        self._model_of[worker_id] = record.name
+        record.worker_id = worker.id
+        self._model_of[worker.id] = record.name
         if warm:
-            self._order_load(record, worker_id)
+            self._order_load(record, worker.id)
 
     def _order_load(self, record: ModelRecord, worker_id: str) -> None:
         own = self._model_settings(record.name)
@@ -417,28 +369,10 @@ class Pool:
         for name in eviction.expired(self._view()):
             self._evict(name, "after its keep-alive")
 
-    def start_spare(self) -> None:
-        """Have the first spare now (the server has just started)."""
-        self._spare_due = 0.0
-
-    def _plan_spare(self) -> None:
-        self._spare_due = max(self._spare_due, time.monotonic() + SPARE_DELAY_S)
-
     def _refill_spare(self) -> None:
-        """A warm worker waits for the next load, when nothing is loading and the moment is calm."""
-        if not self._settings.spare or self._spare is not None or time.monotonic() < self._spare_due:
-            return
-        if any(record.state is ModelState.LOADING for record in self._records.values()):
-            return
-        try:
-            self._spare = self._crew.hire(self._tell).id
-        except OSError as error:
-            log.error("no spare worker could be started: %s", error)
-            self._spare_due = time.monotonic() + restarts.MAX_WAIT_S
+        if not any(record.state is ModelState.LOADING for record in self._records.values()):
+            self._spare.refill(time.monotonic())
 
     def describe_spare(self) -> dict[str, Any] | None:
-        """For `ps`: the spare's id and whether it is warm."""
-        if self._spare is None:
-            return None
-        worker = self._crew.workers.get(self._spare)
-        return {"id": self._spare, "pid": worker.vitals.pid if worker else None, "warm": self._spare_warm}
+        """For `ps`."""
+        return self._spare.describe()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
-
-from mlxk.supervisor.states import ExitReport, StopStep
 
 
 def watch_exit(pid: int) -> asyncio.Future[int]:
@@ -28,6 +27,9 @@ def _watch_by_pidfd(pid: int) -> asyncio.Future[int]:
     def reap() -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+        # Still unreaped, so the number is still its own: what it started and left behind ends with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not done.done():
             done.set_result(status)
@@ -53,10 +55,3 @@ def _watch_by_thread(pid: int) -> asyncio.Future[int]:
 
     threading.Thread(target=wait, name=f"reaper-{pid}", daemon=True).start()
     return done
-
-
-def exit_report(status: int, step: StopStep, log_tail: tuple[str, ...]) -> ExitReport:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return ExitReport(None, -code, step, log_tail)
-    return ExitReport(code, None, step, log_tail)

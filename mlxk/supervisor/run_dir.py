@@ -15,6 +15,9 @@ MAX_IPC_PATH_BYTES = 103
 """sun_path on macOS holds 104 bytes with its end; Linux has 108."""
 
 
+PREFIX = "mlxk-"
+
+
 class StartError(Exception):
     """The server cannot start here; the message says what to do."""
 
@@ -22,18 +25,24 @@ class StartError(Exception):
 def make_run_dir() -> Path:
     """A new 0700 directory. Raises StartError if no place gives a path that a socket can have."""
     tried: list[str] = []
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
-        if not base or len(f"{base}/mlxk-xxxxxxxx/s".encode()) > MAX_IPC_PATH_BYTES:
-            tried.append(f"{base} (too long)" if base else "")
+    for base in run_dir_bases():
+        if len(f"{base}/{PREFIX}xxxxxxxx/s".encode()) > MAX_IPC_PATH_BYTES:
+            tried.append(f"{base} (too long)")
             continue
         try:
-            return Path(tempfile.mkdtemp(prefix="mlxk-", dir=base))
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         except OSError as error:
             tried.append(f"{base} ({error.strerror})")
-    listed = ", ".join(filter(None, tried))
     raise StartError(
-        f"No directory for the server's sockets could be made: {listed}. Set TMPDIR to a short path."
+        f"No directory for the server's sockets could be made: {', '.join(tried)}. "
+        "Set TMPDIR to a short path."
     )
+
+
+def run_dir_bases() -> list[Path]:
+    """Where run directories may lie, the best place first."""
+    places = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")
+    return [Path(place) for place in dict.fromkeys(places) if place]
 
 
 def remove_run_dir(path: Path) -> None:

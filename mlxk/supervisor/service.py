@@ -21,7 +21,7 @@ from mlxk.supervisor.records import ModelRecord, StopResult
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
-from mlxk.workers.protocol import CacheStats, Fault, FaultCode, Generate, WorkerStats, fault
+from mlxk.workers.protocol import CacheStats, Fault, FaultCode, FaultError, Generate, WorkerStats, fault
 
 SHUTTING_DOWN = Fault(
     FaultCode.SHUTTING_DOWN, "The server is shutting down.", retryable=True, retry_after_s=5
@@ -123,8 +123,7 @@ class Service:
 
     async def submit(self, model: str, request: Generate, *, keep_alive_s: float | None = None) -> Job:
         """Start a request. Raises FaultError for what is known to fail at once; all else comes as events."""
-        if self._closing:
-            raise fault(SHUTTING_DOWN.code, SHUTTING_DOWN.message, retryable=True, retry_after_s=5)
+        self._refuse_if_closing()
         ref = await self.resolve(model)
         job = Job(
             ref,
@@ -139,6 +138,10 @@ class Service:
         job.on_done(self._jobs.discard)
         return job
 
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise FaultError(SHUTTING_DOWN)
+
     def has_jobs(self) -> bool:
         return bool(self._jobs)
 
@@ -146,7 +149,7 @@ class Service:
         """Wait for all running requests (a drain); False after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while self._jobs and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait([asyncio.ensure_future(job.settled()) for job in self._jobs], timeout=left)
+            await asyncio.wait([job.settled for job in self._jobs], timeout=left)
         return not self._jobs
 
     def fail_jobs(self) -> None:
@@ -156,6 +159,7 @@ class Service:
 
     async def load(self, model: str) -> dict[str, Any]:
         """Returns when the model is READY; raises FaultError."""
+        self._refuse_if_closing()
         ref = await self.resolve(model)
         already = ref.name in self.loaded_names()
         began = time.monotonic()
@@ -205,8 +209,12 @@ class Service:
                 "memory_bytes": process_bytes(os.getpid()),
                 "spare": self._pool.describe_spare(),
             },
-            "models": [self._model_data(r) for r in self._pool.records() if r.state is not ModelState.ABSENT],
+            "models": [self._model_data(r) for r in self._pool.records() if self._is_shown(r)],
         }
+
+    def _is_shown(self, record: ModelRecord) -> bool:
+        """What runs, failed, or is waited for (it may be ABSENT until there is room)."""
+        return record.state is not ModelState.ABSENT or self._pool.queued(record.name) > 0
 
     def _worker(self, record: ModelRecord) -> Worker | None:
         return self._crew.workers.get(record.worker_id) if record.worker_id else None

@@ -33,6 +33,8 @@ class ModelView:
 class WaiterView:
     id: int
     model: str
+    holds_lease: bool = True
+    """False for an explicit load: it takes no place in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class PoolView:
     models: tuple[ModelView, ...]
     waiters: tuple[WaiterView, ...]
     """In the order of their arrival."""
+    queue_per_model: int = 128
+    """Waiters that may go on waiting."""
+    queue_total: int = 512
 
     def model(self, name: str) -> ModelView:
         return next(m for m in self.models if m.name == name)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mlxk import __version__
 from mlxk.config.settings import Settings
 from mlxk.supervisor.child import Child
-from mlxk.supervisor.reaper import exit_report
+from mlxk.supervisor.exits import death_fault, exit_report
+from mlxk.supervisor.orders import LoadOrder, StopOrder, TrimOrder, WorkerEvent
 from mlxk.supervisor.states import ExitReport, StopStep, WorkerState, check_move
 from mlxk.supervisor.worker_log import WorkerLog
 from mlxk.workers.protocol import (
@@ -39,36 +41,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("mlxk.worker")
 
 PING_INTERVAL_S = 2.0
-PONG_TIMEOUT_S = 15.0
-"""No pong for so long: the whole process is stuck or stopped. The I/O thread answers within milliseconds,
-but an import or a collection that holds the interpreter may delay it."""
+PINGS_PER_TIMEOUT = 4
+"""A process is stuck when this many pings in a row stayed without answer. Counted, not timed: a front that
+was itself stopped for a while (a debugger, a laptop's sleep) must not take the silence for its workers'."""
 ENGINE_STALL_S = 120.0
 """A step that runs so long while requests wait: the engine is stuck. A long prefill makes many steps."""
-
-
-# ---------------------------------------------------------------- posted to a worker
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOrder:
-    spec: Load
-
-
-@dataclass(frozen=True, slots=True)
-class StopOrder:
-    """End the worker: drain for `drain_s`, then the stop ladder with `grace_s` for each of its steps."""
-
-    reason: Fault
-    """What its unfinished requests are told."""
-    drain_s: float
-    grace_s: float
-    kill: bool = False
-    """It is known to be stuck: go to SIGKILL at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrimOrder:
-    max_bytes: int
+LAST_OUTPUT_S = 0.5
+"""How long an ended process's report may wait for what it printed last."""
+PINGED_STATES = frozenset({WorkerState.WARM, WorkerState.LOADING, WorkerState.READY, WorkerState.DRAINING})
 
 
 class _Idle:
@@ -81,22 +61,6 @@ class _Exited:
 
 
 _Post = LoadOrder | StopOrder | TrimOrder | _Idle | _Exited | FromWorker
-
-
-# ------------------------------------------------------------------ told by a worker
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerEvent:
-    """What a worker's task tells the pool's. The pool knows of workers only by these."""
-
-    worker_id: str
-    state: WorkerState
-    loaded: Loaded | None = None
-    failure: Fault | None = None
-    """With STOPPING: the worker failed (it could not load, or was stuck) and is ended for it."""
-    exit: ExitReport | None = None
-    """With EXITED."""
 
 
 @dataclass(slots=True)
@@ -121,7 +85,7 @@ class Worker:
         switchboard: Switchboard,
         settings: Settings,
         tell: Callable[[WorkerEvent], None],
-        release_output: Callable[[WorkerLog], None],
+        release_output: Callable[[WorkerLog], asyncio.Future[None]],
     ) -> None:
         self.id = worker_id
         self.child = child
@@ -138,8 +102,10 @@ class Worker:
         now = time.monotonic()
         self._deadline: float | None = now + settings.start_timeout_s
         """When the current state or stop step has taken too long."""
-        self._next_ping = now + PING_INTERVAL_S
-        self._last_pong = now
+        self._ping_interval_s = min(PING_INTERVAL_S, settings.pong_timeout_s / PINGS_PER_TIMEOUT)
+        self._next_ping = now + self._ping_interval_s
+        self._unanswered = 0
+        """Pings since the last pong."""
         self._pong_at = now
         switchboard.connect_worker(worker_id, self.post, lambda: self.post(_Idle()))
 
@@ -153,6 +119,9 @@ class Worker:
             message = await self._next_message()
             if message is None:
                 self._on_time()
+            elif isinstance(message, _Exited):
+                await self._take_last_output()
+                self._on_exit(message.status)
             else:
                 self._handle(message)
 
@@ -173,8 +142,6 @@ class Worker:
 
     def _handle(self, message: _Post) -> None:
         match message:
-            case _Exited():
-                self._on_exit(message.status)
             case StopOrder():
                 self._on_stop(message)
             case LoadOrder():
@@ -215,7 +182,6 @@ class Worker:
             self._begin_stopping(StopOrder(refusal, 0, self._settings.stop_grace_s), failure=refusal)
             return
         self._deadline = None
-        self._last_pong = time.monotonic()
         self._move(WorkerState.WARM)
 
     def _on_load(self, spec: Load) -> None:
@@ -239,14 +205,18 @@ class Worker:
         before, self.vitals.stats = self.vitals.stats, pong.stats
         gained = pong.stats.generated_tokens - before.generated_tokens
         self.vitals.tokens_per_s = gained / max(0.05, now - self._pong_at)
-        self._last_pong = self._pong_at = now
+        self._pong_at = now
+        self._unanswered = 0
         if pong.stats.in_flight and pong.stats.step_age_s > ENGINE_STALL_S:
             self._stuck(f"its engine has been in one step for {pong.stats.step_age_s:.0f} s")
 
+    async def _take_last_output(self) -> None:
+        """Its last words are on their way through the pump's thread; they are what explains a crash."""
+        await asyncio.wait([self._release_output(self._output)], timeout=LAST_OUTPUT_S)
+
     def _on_exit(self, status: int) -> None:
-        self._release_output(self._output)
         report = exit_report(status, self._step, self._output.tail())
-        reason = self._stop.reason if self._stop else _death_fault(report)
+        reason = self._stop.reason if self._stop else death_fault(report)
         self._switchboard.disconnect_worker(self.id, reason)
         self._move(WorkerState.EXITED, exit=report)
 
@@ -257,19 +227,16 @@ class Worker:
         if self._deadline is not None and now >= self._deadline:
             self._on_deadline()
         if now >= self._next_ping:
-            self._next_ping = now + PING_INTERVAL_S
-            if self._state in (
-                WorkerState.WARM,
-                WorkerState.LOADING,
-                WorkerState.READY,
-                WorkerState.DRAINING,
-            ):
-                self._check_pulse(now)
+            self._next_ping = now + self._ping_interval_s
+            if self._state in PINGED_STATES:
+                self._check_pulse()
 
-    def _check_pulse(self, now: float) -> None:
-        if now - self._last_pong > PONG_TIMEOUT_S:
-            self._stuck(f"it has not answered for {now - self._last_pong:.0f} s")
+    def _check_pulse(self) -> None:
+        silent_s = self._unanswered * self._ping_interval_s
+        if silent_s >= self._settings.pong_timeout_s:
+            self._stuck(f"it has not answered for {silent_s:.0f} s")
         else:
+            self._unanswered += 1
             self._switchboard.send(self.id, Ping(0))
 
     def refresh(self) -> None:
@@ -335,20 +302,21 @@ class Worker:
         if self._step in (StopStep.NONE, StopStep.ASKED):
             self._step = StopStep.TERMED
             self._deadline = time.monotonic() + grace_s
-            self.child.signal_group(15)
+            self.child.signal_group(signal.SIGTERM)
         else:
             self._kill()
 
     def _kill(self) -> None:
         self._step = StopStep.KILLED
         self._deadline = None
-        self.child.signal_group(9)
+        self.child.signal_group(signal.SIGKILL)
 
     def _hasten(self, order: StopOrder) -> None:
         if order.kill:
             self._kill()
-        elif self._deadline is not None:
+        elif self._deadline is not None and self._stop is not None:
             self._deadline = min(self._deadline, time.monotonic() + order.grace_s)
+            self._stop = replace(self._stop, grace_s=min(self._stop.grace_s, order.grace_s))
 
     def _move(
         self,
@@ -362,23 +330,3 @@ class Worker:
         log.debug("%s: %s -> %s", self.id, self._state, target)
         self._state = target
         self._tell(WorkerEvent(self.id, target, loaded, failure, exit))
-
-
-def _death_fault(report: ExitReport) -> Fault:
-    text = f"The model's process died ({describe_exit(report)}). Try again: it will be started anew."
-    return Fault(FaultCode.WORKER_DIED, text, retryable=True)
-
-
-def describe_exit(report: ExitReport) -> str:
-    """For people: "exit code 1", "killed by SIGKILL, probably out of memory"."""
-    if report.signal is None:
-        return f"exit code {report.code}"
-    import signal
-
-    try:
-        name = signal.Signals(report.signal).name
-    except ValueError:
-        name = f"signal {report.signal}"
-    if name == "SIGKILL" and not report.wanted:
-        return "killed by SIGKILL from outside, probably because memory ran out"
-    return f"killed by {name}"

@@ -6,11 +6,13 @@ once, keeps a short tail for error messages, and drops what the disk does not ta
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import selectors
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,9 +73,10 @@ class LogPump:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._new: deque[WorkerLog] = deque()
-        self._gone: deque[WorkerLog] = deque()
+        self._gone: deque[tuple[WorkerLog, Callable[[], object]]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="worker-logs", daemon=True)
         self._thread.start()
@@ -82,40 +85,62 @@ class LogPump:
         self._new.append(log)
         self._wake()
 
-    def drop(self, log: WorkerLog) -> None:
-        """The worker has been reaped: take what is there, and do not wait for a grandchild's pipe end."""
-        self._gone.append(log)
+    def drop(self, log: WorkerLog) -> asyncio.Future[None]:
+        """The worker has been reaped: take what is there, and do not wait for a grandchild's pipe end.
+
+        The future is done when the log is complete: only then does its tail hold the last words.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        self._gone.append((log, lambda: loop.call_soon_threadsafe(settle)))
         self._wake()
+        return done
 
     def close(self) -> None:
+        """Take what is there and end the thread."""
+        if self._closing:
+            return
         self._closing = True
         self._wake()
         self._thread.join(timeout=2)
+        if not self._thread.is_alive():  # else it may still use them
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        if self._closing and not self._thread.is_alive():
+            return  # the descriptor may be somebody else's by now
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._wake_write, b"\0")
 
     def _run(self) -> None:
-        try:
-            while not self._closing:
-                for key, _ in self._selector.select():
-                    if key.data is None:
-                        os.read(self._wake_read, 4096)
-                    else:
-                        self._read(key.data)
-                while self._new:
-                    log = self._new.popleft()
-                    self._selector.register(log.descriptor, selectors.EVENT_READ, log)
-                while self._gone:
-                    self._end(self._gone.popleft())
-        finally:
-            for key in list(self._selector.get_map().values()):
-                if key.data is not None:
-                    self._end(key.data)
-            self._selector.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        while not self._closing:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    os.read(self._wake_read, 4096)
+                else:
+                    self._read(key.data)
+            self._take_orders()
+        self._take_orders()
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                self._end(key.data)
+        self._selector.close()
+
+    def _take_orders(self) -> None:
+        while self._new:
+            log = self._new.popleft()
+            self._selector.register(log.descriptor, selectors.EVENT_READ, log)
+        while self._gone:
+            log, on_end = self._gone.popleft()
+            self._end(log)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                on_end()
 
     def _read(self, log: WorkerLog) -> None:
         try:

@@ -11,13 +11,13 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 
 import zmq
 
 from mlxk.workers.protocol import (
-    Abort,
     FromWorker,
     Ping,
     Pong,
@@ -52,7 +52,6 @@ class Channel:
         self._closing = False
         self.shutdown_requested = threading.Event()
         """Set as soon as a Shutdown arrives, so that a long load can notice it."""
-        self._aborted: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
 
     def start(self) -> None:
@@ -70,16 +69,6 @@ class Channel:
                 messages.append(self._inbox.get_nowait())
             except queue.Empty:
                 return messages
-
-    def has_mail(self) -> bool:
-        return not self._inbox.empty()
-
-    def was_aborted(self, request_id: str) -> bool:
-        """An abort for this request has arrived (seen inside a long, serial prefill)."""
-        return request_id in self._aborted
-
-    def forget_abort(self, request_id: str) -> None:
-        self._aborted.discard(request_id)
 
     def send(self, messages: list[FromWorker]) -> None:
         """Hand a frame to the I/O thread. Never blocks."""
@@ -123,6 +112,10 @@ class Channel:
                         os.read(self._wake_read, 65536)
                 while self._outbox:
                     socket.send(encode_from_worker(self._outbox.popleft()))
+        except Exception:
+            # A worker that can neither hear nor speak must not stay: the front sees its process end.
+            traceback.print_exc()
+            self.request_shutdown()
         finally:
             socket.close()
             context.term()
@@ -146,8 +139,6 @@ class Channel:
         if isinstance(message, Ping):
             socket.send(encode_from_worker([Pong(message.seq, self._stats())]))
             return
-        if isinstance(message, Abort):
-            self._aborted.add(message.id)
-        elif isinstance(message, Shutdown):
+        if isinstance(message, Shutdown):
             self.shutdown_requested.set()
         self._inbox.put(message)

@@ -31,7 +31,10 @@ class Detokenizer:
             # here; only the unfinished bytes before this token turn into a replacement character.
             lost = self.flush()
             self._stream = DecodeStream(skip_special_tokens=False)
-            return lost + (self._stream.step(self._tokenizer, token) or "")
+            return lost + self._kept(token, self._stream.step(self._tokenizer, token))
+        return self._kept(token, text)
+
+    def _kept(self, token: int, text: str | None) -> str:
         if text is None:
             self._pending.append(token)
             return ""

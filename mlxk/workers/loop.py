@@ -57,11 +57,11 @@ class EngineLoop:
                 self._submit(message)
             case Abort():
                 self._emit(self._engine.abort(message.id))
-                self._channel.forget_abort(message.id)
             case Load():
                 self._load(message)
             case TrimCache():
-                self._engine.trim_cache(message.max_bytes)
+                if self._loaded:
+                    self._engine.trim_cache(message.max_bytes)
             case Drain():
                 self._draining = True
             case Shutdown():

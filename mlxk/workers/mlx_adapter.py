@@ -8,6 +8,8 @@ fails when one of these moves. All functions here are called by the engine threa
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,14 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator, StopSequences, TextStateMachine, make_text_state_machine
-from mlx_lm.models.cache import CacheList, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
 from mlx_lm.utils import load_model, load_tokenizer
 
 EVAL_CHUNK_BYTES = 256 * 1024 * 1024
@@ -83,6 +92,24 @@ def is_batchable(model: Any) -> bool:
     return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
 
 
+def knows_padding(model: Any) -> bool:
+    """Prompts of different lengths may be prefilled together.
+
+    A state-space layer must look where each row ends (`ArraysCache.lengths`), or the padding of the shorter
+    prompts goes into their state. Several of mlx_lm's do not look: mamba, jamba, rwkv7, recurrent_gemma, …
+    """
+    if not any(isinstance(layer, ArraysCache) for layer in _leaves(make_prompt_cache(model))):
+        return True
+    return any("lengths" in _source(type(module).__module__) for module in model.modules())
+
+
+def _source(module_name: str) -> str:
+    try:
+        return inspect.getsource(sys.modules[module_name])
+    except (KeyError, OSError, TypeError):  # a model's own code may come without its source
+        return ""
+
+
 # ----------------------------------------------------------------------- KV caches
 
 
@@ -90,7 +117,9 @@ class KVCacheOps:
     """`prefix_cache.CacheOps` for mlx_lm's cache objects."""
 
     def is_trimmable(self, cache: list[Any]) -> bool:
-        return bool(can_trim_prompt_cache(cache))
+        # ChunkedKVCache says that it can be trimmed, but it forgets its front while it grows.
+        chunked = any(isinstance(layer, ChunkedKVCache) for layer in _leaves(cache))
+        return not chunked and bool(can_trim_prompt_cache(cache))
 
     def trimmed(self, cache: list[Any], drop_tokens: int) -> list[Any]:
         copied = [_shallow_copy(layer) for layer in cache]
@@ -127,9 +156,10 @@ def _own_arrays(layer: Any) -> None:
 
 
 def has_untrimmable_cache(model: Any) -> bool:
-    """Some layers' caches cannot be cut back (state-space), or not once full (rotating)."""
+    """Some layers' caches cannot be cut back (state-space, chunked), or not once full (rotating)."""
     return any(
-        "max_size" in vars(layer) or not layer.is_trimmable() for layer in _leaves(make_prompt_cache(model))
+        "max_size" in vars(layer) or isinstance(layer, ChunkedKVCache) or not layer.is_trimmable()
+        for layer in _leaves(make_prompt_cache(model))
     )
 
 
@@ -173,7 +203,7 @@ class Batch:
         self._generator = BatchGenerator(
             model,
             completion_batch_size=max_sequences,
-            prefill_batch_size=min(8, max_sequences),
+            prefill_batch_size=min(8, max_sequences) if knows_padding(model) else 1,
             prefill_step_size=prefill_chunk,
         )
         self._prefill_chunk = prefill_chunk

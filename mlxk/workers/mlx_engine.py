@@ -45,14 +45,16 @@ from mlxk.workers.protocol import (  # noqa: E402
     WorkerStats,
     fault,
 )
-from mlxk.workers.sampling import Samplers  # noqa: E402
+from mlxk.workers.sampling import Samplers, check_sampling  # noqa: E402
 from mlxk.workers.sequences import Sequence, ending, segments  # noqa: E402
+from mlxk.workers.serial_batch import SerialBatch  # noqa: E402
 
 log = logging.getLogger("mlxk.worker")
 
 PREFILL_CHUNK = 512
 BUSY_PREFILL_CHUNK = 128
 STATS_EVERY_STEPS = 32
+MAX_RECOVERIES = 3
 
 
 class MlxEngine:
@@ -81,11 +83,6 @@ class MlxEngine:
         if not (Path(spec.path) / "config.json").is_file():
             raise fault(FaultCode.MODEL_LOAD_FAILED, f"There is no model at {spec.path} (no config.json).")
         found = adapter.read_model(spec.path, trust_remote_code=spec.trust_remote_code, progress=progress)
-        if not adapter.is_batchable(found.model):
-            raise fault(
-                FaultCode.MODEL_LOAD_FAILED,
-                f"The architecture {found.config.get('model_type')!r} has a KV cache that cannot be batched.",
-            )
         self._model, self._tokenizer = found.model, found.tokenizer
         self._vocab_size = vocab_size(found.config, found.tokenizer)
         self._context = context_length(found.config, spec.context_length)
@@ -94,10 +91,10 @@ class MlxEngine:
         self._busy_prefill_chunk = int(spec.options.get("busy_prefill_chunk", BUSY_PREFILL_CHUNK))
         self._max_batch = int(spec.options.get("max_batch", 64))
         self._memory_bytes = spec.memory_bytes
+        self._prefixes = PrefixCache(spec.cache_bytes, adapter.KVCacheOps())
         self._batch = self._new_batch()
         self._prompts = PromptBuilder(found.tokenizer, self._vocab_size, find_boundaries=self._untrimmable)
         self._samplers = Samplers(self._vocab_size, generation_config(Path(spec.path)))
-        self._prefixes = PrefixCache(spec.cache_bytes, adapter.KVCacheOps())
         self._markers = adapter.marker_machine(found.tokenizer)
         self._tool_format = tool_format(found.tokenizer)
         self._fast_tokenizer = getattr(found.tokenizer, "backend_tokenizer", None)
@@ -116,7 +113,7 @@ class MlxEngine:
 
     def close(self) -> None:
         """Let the GPU finish, then give the memory back."""
-        if not hasattr(self, "_model"):
+        if not hasattr(self, "_batch"):
             return
         mx.synchronize()
         self._batch.close()
@@ -188,7 +185,10 @@ class MlxEngine:
                 self._on_progress(report, out)
             deltas: list[Delta] = []
             for token in tokens:
-                self._on_token(token, deltas, out)
+                try:
+                    self._on_token(token, deltas, out)
+                except Exception as error:
+                    out.append(self._fail(self._by_uid[token.uid], error))
             if deltas:
                 out.insert(0, Deltas(deltas))
             return out
@@ -213,6 +213,7 @@ class MlxEngine:
 
     def _check_sampling(self, request: Generate) -> None:
         """Whatever would raise inside the shared step must raise here, for this request alone."""
+        check_sampling(request.sampling)
         for token in (*request.stop_token_ids, *(request.sampling.logit_bias or ())):
             if not 0 <= token < self._vocab_size:
                 raise fault(
@@ -242,7 +243,7 @@ class MlxEngine:
             cache=cache,
             cached_tokens=sequence.tokens[:n_cached],
             max_tokens=sequence.max_tokens - sequence.generated,
-            sampler=self._samplers.sampler(request.sampling),
+            sampler=self._samplers.sampler(request.sampling, drawn=sequence.generated),
             processors=self._samplers.processors(request.sampling),
             stop_ids=stop_ids,
         )
@@ -258,7 +259,7 @@ class MlxEngine:
         if report.at_boundary and self._untrimmable:
             # This cache cannot be cut back to here later: keep it now.
             self._keep_prefix(self._batch.extract(report.uid))
-        if report.done < report.total:
+        if report.done < report.total and not sequence.generated:
             total = len(sequence.prompt.tokens)
             out.append(Progress(sequence.request.id, total - report.total + report.done, total))
 
@@ -267,6 +268,7 @@ class MlxEngine:
         pipeline = sequence.pipeline
         sequence.generated += 1
         sequence.unreported += 1
+        sequence.recoveries = 0
         self._generated_tokens += 1
         if pipeline.in_reasoning:
             sequence.reasoning_tokens += 1
@@ -295,6 +297,13 @@ class MlxEngine:
         self._forget(sequence)
         return Finished(sequence.request.id, reason, sequence.usage(), matched)
 
+    def _fail(self, sequence: Sequence, error: Exception) -> Failed:
+        """Its text could not be made of its tokens: take it out of the batch, if it is still there."""
+        log.error("request %s failed", sequence.request.id, exc_info=error)
+        self._batch.remove(sequence.uid)
+        self._forget(sequence)
+        return _failed(sequence, error)
+
     def _forget(self, sequence: Sequence) -> None:
         self._by_uid.pop(sequence.uid, None)
         self._by_id.pop(sequence.request.id, None)
@@ -309,13 +318,17 @@ class MlxEngine:
         except Exception:
             log.exception("a prefix of %d tokens could not be kept", len(computed[1]))
 
-    def _new_batch(self) -> adapter.Batch:
-        batch = adapter.Batch(
-            self._model,
-            max_sequences=self._max_batch,
-            prefill_chunk=self._prefill_chunk,
-            busy_prefill_chunk=self._busy_prefill_chunk,
-        )
+    def _new_batch(self) -> adapter.Batch | SerialBatch:
+        batch: adapter.Batch | SerialBatch
+        if adapter.is_batchable(self._model):
+            batch = adapter.Batch(
+                self._model,
+                max_sequences=self._max_batch,
+                prefill_chunk=self._prefill_chunk,
+                busy_prefill_chunk=self._busy_prefill_chunk,
+            )
+        else:
+            batch = SerialBatch(self._model, prefill_chunk=self._prefill_chunk)
         adapter.limit_memory(self._memory_bytes)
         return batch
 
@@ -330,19 +343,19 @@ class MlxEngine:
 
         The batch is in an unknown state, so it is thrown away. Each sequence first makes one step in a
         batch of its own; the ones that survive go on from the tokens they have. Their clients notice
-        a pause and nothing else.
+        a pause and nothing else. What only fails in company is given up after MAX_RECOVERIES without a token.
         """
         log.error("a step failed, trying each of %d requests alone", len(self._by_uid), exc_info=error)
         survivors: list[Sequence] = []
         out: list[FromWorker] = []
         for sequence in list(self._by_uid.values()):
             self._forget(sequence)
-            failure = self._probe(sequence)
+            sequence.recoveries += 1
+            failure = error if sequence.recoveries > MAX_RECOVERIES else self._probe(sequence)
             if failure is None:
                 survivors.append(sequence)
             else:
-                message = f"The request failed in the engine: {type(failure).__name__}: {failure}"
-                out.append(Failed(sequence.request.id, Fault(FaultCode.ENGINE_ERROR, message)))
+                out.append(_failed(sequence, failure))
         self._batch = self._new_batch()
         for sequence in survivors:
             self._insert(sequence, None, 0)
@@ -360,3 +373,8 @@ class MlxEngine:
         finally:
             self._forget(sequence)
         return None
+
+
+def _failed(sequence: Sequence, error: Exception) -> Failed:
+    message = f"The request failed in the engine: {type(error).__name__}: {error}"
+    return Failed(sequence.request.id, Fault(FaultCode.ENGINE_ERROR, message))

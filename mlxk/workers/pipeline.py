@@ -154,10 +154,10 @@ class TextPipeline:
 
     def _leave(self, state: str, piece: Piece) -> None:
         if state == "tool":
-            self._finish_call(piece, closed=True)
+            self._trim_content = self._finish_call(piece, closed=True)
         elif state == "reasoning":
             self._held_reasoning_space = ""
-        self._trim_content = True
+            self._trim_content = True
 
     def _close_splitter(self, piece: Piece) -> None:
         if self._splitter is None:
@@ -167,17 +167,19 @@ class TextPipeline:
         if state == "tool":
             self._finish_call(piece, closed=False)
 
-    def _finish_call(self, piece: Piece, *, closed: bool) -> None:
+    def _finish_call(self, piece: Piece, *, closed: bool) -> bool:
+        """Whether it was a call."""
         text, self._call_text = self._call_text, ""
         if self._tool_format is None:
-            return
+            return False
         calls = self._parse_calls(text)
         if calls:
             self.made_tool_calls = True
             piece.tool_calls.extend(calls)
-        else:
-            # Malformed, or no tools were offered: the client gets what the model wrote.
-            piece.content += self._tool_format.start + text + (self._tool_format.end if closed else "")
+            return True
+        # Malformed, or no tools were offered: the client gets what the model wrote.
+        piece.content += self._tool_format.start + text + (self._tool_format.end if closed else "")
+        return False
 
     def _parse_calls(self, text: str) -> list[ToolCall]:
         if self._tool_format is None or not self._tools:
@@ -202,4 +204,18 @@ def _tool_call(call: Any) -> ToolCall:
     call_id = call.get("id")
     if not isinstance(call_id, str) or not call_id:
         call_id = f"call_{uuid.uuid4().hex[:24]}"
-    return ToolCall(call_id, name, json.dumps(arguments, ensure_ascii=False))
+    text = json.dumps(arguments, ensure_ascii=False)
+    if not _is_encodable(text):
+        text = json.dumps(arguments)
+    if not _is_encodable(name) or not _is_encodable(call_id):
+        raise ValueError("a call whose name is no text")
+    return ToolCall(call_id, name, text)
+
+
+def _is_encodable(text: str) -> bool:
+    """No half surrogate pairs: JSON may hold them as escapes ("\\ud83d"), a message to the front may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -17,6 +17,8 @@ from mlxk.workers.protocol import CacheStats
 
 TOKEN_BYTES = 4
 MAX_ENTRIES = 4096
+MAX_WALK = 64
+"""How many entries that cannot be trimmed a lookup passes by, each way, in search of one that can."""
 
 
 class CacheOps(Protocol):
@@ -88,10 +90,14 @@ class PrefixCache:
         usable = len(tokens) - 1
         key = token_key(tokens)
         best_key, best = b"", 0
-        for candidate in self._neighbours(key):
-            length = min(shared_tokens(candidate, key), usable)
-            if length > best and (self._entries[candidate].trimmable or self._fits(candidate, length)):
-                best_key, best = candidate, length
+        for direction in self._neighbours(key):
+            for candidate in direction:
+                length = min(shared_tokens(candidate, key), usable)
+                if length <= best:
+                    break  # those further away share no more
+                if self._entries[candidate].trimmable:
+                    best_key, best = candidate, length
+                    break
         whole = self._longest_whole_prefix(key[: usable * TOKEN_BYTES])
         if whole is not None and len(whole) // TOKEN_BYTES >= best:
             best_key, best = whole, len(whole) // TOKEN_BYTES
@@ -132,12 +138,14 @@ class PrefixCache:
     def clear(self) -> None:
         self._evict(0, 0)
 
-    def _neighbours(self, key: bytes) -> list[bytes]:
-        place = bisect.bisect_left(self._sorted, key)
-        return self._sorted[max(0, place - 1) : place + 1]
+    def _neighbours(self, key: bytes) -> tuple[list[bytes], list[bytes]]:
+        """Stored keys from the place of `key` outwards, each way; the nearest share the most with it.
 
-    def _fits(self, candidate: bytes, length: int) -> bool:
-        return len(candidate) == length * TOKEN_BYTES
+        More than the nearest, because that one may be a cache that cannot be cut back to what is shared.
+        """
+        place = bisect.bisect_left(self._sorted, key)
+        before = self._sorted[max(0, place - MAX_WALK) : place]
+        return before[::-1], self._sorted[place : place + MAX_WALK]
 
     def _extension(self, key: bytes) -> bytes | None:
         """A stored key that begins with `key` (or is it)."""

@@ -94,9 +94,14 @@ class PromptBuilder:
         tokenizer = self._tokenizer
         if tokenizer.response_initial_state:
             return str(tokenizer.response_initial_state)
-        if tokenizer.has_thinking and tokenizer.rfind_think_start(tokens) > tokenizer.rfind_think_end(tokens):
-            return "reasoning"
-        return "normal"
+        if not tokenizer.has_thinking:
+            return "normal"
+        start = tokenizer.rfind_think_start(tokens)
+        if start <= tokenizer.rfind_think_end(tokens):
+            return "normal"
+        # Only a template's own opening ends the prompt; a message that speaks of the marker does not.
+        rest = tokenizer.decode(tokens[start + len(tokenizer.think_start_tokens) :])
+        return "normal" if rest.strip() else "reasoning"
 
     def _boundaries(
         self, messages: list[dict[str, Any]], request: Generate, tokens: list[int]

@@ -3,6 +3,7 @@ samples in one call; a seeded request has a key of its own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,24 @@ from mlx_lm.sample_utils import (
 )
 
 from mlxk.workers.mlx_adapter import LogitsProcessor, Sampler
-from mlxk.workers.protocol import Sampling
+from mlxk.workers.protocol import FaultCode, Sampling, fault
 
 MAX_SHARED = 256
+LIMITS = {
+    "temperature": (0.0, 1000.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.0, 1000.0),
+}
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises FaultError for numbers on which mlx_lm's functions would raise inside the shared step."""
+    for name, (low, high) in LIMITS.items():
+        value = getattr(sampling, name)
+        if value is not None and not low <= value <= high:  # NaN is never inside
+            message = f"{name} must be from {low:g} to {high:g}, not {value}."
+            raise fault(FaultCode.INVALID_REQUEST, message, param=name)
 
 
 class Samplers:
@@ -31,17 +47,19 @@ class Samplers:
         self._defaults = defaults
         self._shared: dict[tuple[float, float, float, int], Sampler] = {}
 
-    def sampler(self, sampling: Sampling) -> Sampler:
+    def sampler(self, sampling: Sampling, drawn: int = 0) -> Sampler:
+        """`drawn` tokens have been sampled already: a seeded sampler goes on from there."""
         temperature, top_p, min_p, top_k = self._settings(sampling)
         if temperature == 0 or top_p == 0:
             return greedy_sampler  # type: ignore[no-any-return]
         if sampling.seed is not None:
-            return _seeded_sampler(sampling.seed, temperature, top_p, min_p, top_k)
+            return _without_jit(_seeded_sampler(sampling.seed, drawn, temperature, top_p, min_p, top_k))
         key = (temperature, top_p, min_p, top_k)
         if key not in self._shared:
             if len(self._shared) >= MAX_SHARED:
                 self._shared.clear()
-            self._shared[key] = make_sampler(temp=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
+            sampler = make_sampler(temp=temperature, top_p=top_p, min_p=min_p, top_k=top_k)
+            self._shared[key] = _without_jit(sampler)
         return self._shared[key]
 
     def processors(self, sampling: Sampling) -> list[LogitsProcessor]:
@@ -74,9 +92,11 @@ class Samplers:
 
 
 def _seeded_sampler(
-    seed: int, temperature: float, top_p: float, min_p: float, top_k: int
+    seed: int, drawn: int, temperature: float, top_p: float, min_p: float, top_k: int
 ) -> Callable[[mx.array], mx.array]:
     key = mx.random.key(seed & 0xFFFF_FFFF_FFFF_FFFF)
+    for _ in range(drawn):
+        key, _ = mx.random.split(key)
 
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal key
@@ -88,5 +108,21 @@ def _seeded_sampler(
             logprobs = apply_top_k(logprobs, top_k)
         key, now = mx.random.split(key)
         return mx.random.categorical(logprobs * (1 / temperature), key=now)
+
+    return sample
+
+
+def _without_jit(sampler: Sampler) -> Sampler:
+    """On a CPU `mx.compile` calls the machine's C++ compiler: 3 to 12 s inside of the shared step, in which
+    nobody's stream moves, at the first use of each kernel; and a row of logits is no faster for it."""
+    if mx.default_device() != mx.Device(mx.cpu) or "MLX_DISABLE_COMPILE" in os.environ:
+        return sampler
+
+    def sample(logprobs: mx.array) -> mx.array:
+        mx.disable_compile()
+        try:
+            return sampler(logprobs)
+        finally:
+            mx.enable_compile()
 
     return sample

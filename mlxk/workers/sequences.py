@@ -26,6 +26,8 @@ class Sequence:
     unreported: int = 0
     reasoning_tokens: int = 0
     boundaries: set[int] = field(default_factory=set)
+    recoveries: int = 0
+    """Failed steps since its last token."""
 
     def usage(self) -> Usage:
         return Usage(len(self.prompt.tokens), self.generated, self.cached, self.reasoning_tokens)

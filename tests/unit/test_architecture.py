@@ -35,6 +35,7 @@ MLX_MODULES = {
     "workers/mlx_adapter.py",
     "workers/sampling.py",
     "workers/detokenizer.py",
+    "workers/serial_batch.py",
 }
 SOCKET_OWNERS = {
     "workers/channel.py",

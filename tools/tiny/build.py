@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,12 +32,12 @@ def main() -> None:
     args = parser.parse_args()
     steps = ["--steps", args.steps] if args.steps else []
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer, first, trained = (f"{scratch}/{name}" for name in ("tokenizer", "first", "trained"))
+        tokenizer, *stages = (f"{scratch}/{name}" for name in ("tokenizer", "first", "second", "third"))
         step(sys.executable, "expected.py")
         step(args.trainer, "build_tokenizer.py", tokenizer)
-        step(args.trainer, "train.py", tokenizer, first, *steps)
-        step(args.trainer, "train.py", first, trained, "--stage", "2", *steps)
-        step(sys.executable, "convert.py", trained, args.out)
+        for number, (start, done) in enumerate(pairwise((tokenizer, *stages)), 1):
+            step(args.trainer, "train.py", start, done, "--stage", str(number), *steps)
+        step(sys.executable, "convert.py", stages[-1], args.out)
         step(sys.executable, "check.py", args.out)
 
 

@@ -1,7 +1,7 @@
 """Check the committed weights with mlx_lm: `python check.py MODEL_FOLDER`. Exits 1 when anything is wrong.
 
-Needs mlx-lm, not torch. Greedy decoding, one prompt at a time; then some of the same in one batch. Every listed
-prompt must be answered word for word; what is drawn at random only often enough, see `need`.
+Needs mlx-lm, not torch. Greedy decoding, one prompt at a time; then some of the same in one batch. Each
+listed prompt must be answered word for word; what is drawn at random only often enough, see `need`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 import expected
@@ -49,6 +49,8 @@ HARD = Mix(
     ),
     lengths=(38, 16, 12, 8, 6, 10), longest=20, kinds=(52, 18, 3, 3, 6, 18),
 )  # fmt: skip
+# The last touch: mostly the listed prompts and raw completions.
+LAST = replace(HARD, kinds=(22, 8, 1, 4, 17, 48))
 LONG_SKILLS: Weighted = ((s.long_text, 5), (s.count_far, 2), (s.unknown_long, 3))
 
 

@@ -1,8 +1,8 @@
 """Train tiny from scratch on a CPU and save it as a Hugging Face checkpoint (Qwen3ForCausalLM).
 
-`python train.py TOKENIZER_FOLDER CHECKPOINT`, then `python train.py CHECKPOINT FINAL --stage 2`, which goes
-on at half the learning rate with more of what is learnt last. Loss is taken on what the assistant says, and
-on raw completions. A fixed seed and thread count give the same weights on the same machine.
+`python train.py TOKENIZER_FOLDER CHECKPOINT`, then `python train.py CHECKPOINT NEXT --stage 2`, and so with
+stage 3: they go on at lower rates with more of what is learnt last. Loss is taken on what the assistant says,
+and on raw completions. A fixed seed and thread count give the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from dialogues import BROAD, HARD, SEED, Dialogue, Mix, dialogues
+from dialogues import BROAD, HARD, LAST, SEED, Dialogue, Mix, dialogues
 from priming import prime
 from torch.nn import functional
 from transformers import (
@@ -167,7 +167,11 @@ class Stage:
     peak: float  # of the learning rates
 
 
-STAGES = {1: Stage(SEED, BROAD, 1700, 1.0), 2: Stage(SEED + 1, HARD, 650, 0.5)}
+STAGES = {
+    1: Stage(SEED, BROAD, 1700, 1.0),
+    2: Stage(SEED + 1, HARD, 650, 0.5),
+    3: Stage(SEED + 2, LAST, 150, 0.15),
+}
 
 
 def train(model: Qwen3ForCausalLM, encoder: Encoder, stage: Stage) -> None:
@@ -207,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("start", type=Path, help="stage 1: the tokenizer's folder; stage 2: the checkpoint")
+    parser.add_argument("start", type=Path, help="stage 1: the tokenizer's folder; later: the checkpoint")
     parser.add_argument("out", type=Path)
     parser.add_argument("--stage", type=int, choices=sorted(STAGES), default=1)
     parser.add_argument("--steps", type=int, help="fewer, for a trial")

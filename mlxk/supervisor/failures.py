@@ -1,0 +1,50 @@
+"""What a worker's death or failure does to its model's record: told, counted, tried again or given up."""
+
+from __future__ import annotations
+
+import logging
+
+from mlxk.supervisor import restarts
+from mlxk.supervisor.exits import describe_exit
+from mlxk.supervisor.records import ModelRecord
+from mlxk.supervisor.states import ExitReport, ModelState
+from mlxk.workers.protocol import Fault, FaultCode
+
+log = logging.getLogger("mlxk.pool")
+
+SHOWN_LOG_LINES = 8
+
+
+def note_death(record: ModelRecord, report: ExitReport) -> Fault | None:
+    """The process ended without being asked. Returns what to tell those who waited for its load, if any."""
+    loading = record.state is ModelState.LOADING
+    tail = "\n".join(report.log_tail[-SHOWN_LOG_LINES:])
+    when = "while loading" if loading else "while it ran"
+    record.failure = f"its process ended {when} ({describe_exit(report)}). Last lines of its log:\n{tail}"
+    if not loading:
+        return None
+    text = f"The model {record.name!r} could not be loaded: {record.failure}"
+    return Fault(FaultCode.MODEL_LOAD_FAILED, text, retryable=True)
+
+
+def settle_failure(record: ModelRecord, now: float) -> None:
+    """The failed worker is gone: ABSENT again, or BACKOFF, or FAILED for good."""
+    record.last_error, record.failure = record.failure, None
+    log.error("%s: %s", record.name, record.last_error)
+    record.deaths = (*record.deaths, now)[-restarts.MAX_DEATHS :]
+    match restarts.after_death(record.deaths, now):
+        case restarts.RetryAt(when):
+            record.retry_at = when
+            record.state = ModelState.BACKOFF if when > now else ModelState.ABSENT
+        case restarts.GiveUp(deaths):
+            record.state = ModelState.FAILED
+            record.last_error = (
+                f"The model {record.name!r} failed {deaths} times in a minute and is not tried again "
+                f"until `mlxk load {record.name}`: {record.last_error}"
+            )
+
+
+def forgive(record: ModelRecord) -> None:
+    """Somebody asked for the model explicitly: a new chance, now."""
+    if record.state in (ModelState.FAILED, ModelState.BACKOFF):
+        record.state, record.deaths, record.last_error = ModelState.ABSENT, (), None

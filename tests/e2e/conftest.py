@@ -1,0 +1,53 @@
+"""One server with real models for the tests that do no harm to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.client import Client
+from tests.models import make_random_model
+from tests.server import Server, add_tiny_copy, standing
+
+SHORT_CONTEXT = 96
+STRICT_TEMPLATE = """{%- if messages[0].role != 'user' -%}
+{{- raise_exception('This model wants a user message first.') -}}
+{%- endif -%}
+"""
+
+
+@pytest.fixture(scope="package")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With `tiny`, `tiny-copy`, `tiny-short` of a small context, and `tiny-strict`, whose template refuses
+    some messages."""
+    home = tmp_path_factory.mktemp("real")
+    add_tiny_copy(home, "tiny-copy")
+    add_tiny_copy(home, "tiny-short")
+    (home / "config.toml").write_text(f"[models.tiny-short]\ncontext_length = {SHORT_CONTEXT}\n")
+    strict = add_tiny_copy(home, "tiny-strict") / "chat_template.jinja"
+    strict.write_text(STRICT_TEMPLATE + strict.read_text(encoding="utf-8"), encoding="utf-8")
+    with standing(Server(home)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(real_server: Server) -> Client:
+    return Client(real_server.url)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """For a server of the test's own."""
+    return tmp_path / "home"
+
+
+def add_random_model(home: Path, name: str) -> Path:
+    """Another architecture: gemma3, whose caches rotate. With a context long enough for a long stream."""
+    folder = make_random_model(home / "models" / name, "sliding_window")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 32768
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder

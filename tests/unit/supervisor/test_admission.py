@@ -1,0 +1,121 @@
+"""Who may go on, who waits, who is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlxk.supervisor.admission import Grant, Refuse, StartLoad, StopIdle, decide
+from mlxk.supervisor.states import ModelState
+from mlxk.supervisor.views import WaiterView
+from mlxk.workers.protocol import FaultCode
+from tests.unit.supervisor.views import GB, absent, loading, pool_of, ready, stopping
+
+
+def test_ready_waiters_are_granted_up_to_the_limit() -> None:
+    view = pool_of(ready("a", in_flight=1), waiting="a a a", max_in_flight=3)
+    assert decide(view) == [Grant(1), Grant(2)]
+
+
+def test_a_full_model_does_not_hold_up_another_models_waiter() -> None:
+    view = pool_of(ready("a", in_flight=2), ready("b"), waiting="a b")
+    assert decide(view) == [Grant(2)]
+
+
+def test_an_explicit_load_of_a_full_model_is_granted_at_once() -> None:
+    view = pool_of(ready("a", in_flight=2), waiters=(WaiterView(1, "a", holds_lease=False),))
+    assert decide(view) == [Grant(1)]
+
+
+def test_an_explicit_load_takes_no_lease_from_a_request() -> None:
+    waiters = (WaiterView(1, "a", holds_lease=False), WaiterView(2, "a"))
+    assert decide(pool_of(ready("a", in_flight=1), waiters=waiters)) == [Grant(1), Grant(2)]
+
+
+def test_many_waiters_of_a_cold_model_start_one_load() -> None:
+    assert decide(pool_of(absent("a"), waiting="a a a a")) == [StartLoad("a")]
+
+
+def test_two_cold_models_that_fit_are_loaded_at_once() -> None:
+    assert decide(pool_of(absent("a"), absent("b"), waiting="a b")) == [StartLoad("a"), StartLoad("b")]
+
+
+def test_two_cold_models_never_share_room_for_one() -> None:
+    view = pool_of(absent("a", 6 * GB), absent("b", 6 * GB), waiting="a b", limit=10 * GB)
+    assert decide(view) == [StartLoad("a")]
+
+
+def test_waiters_of_a_loading_stopping_or_backed_off_model_wait() -> None:
+    backoff = replace(absent("c"), state=ModelState.BACKOFF)
+    assert decide(pool_of(loading("a"), stopping("b"), backoff, waiting="a b c")) == []
+
+
+def test_a_failed_model_refuses_with_its_reason() -> None:
+    failed = replace(absent("a"), state=ModelState.FAILED, fault_text="it failed 5 times")
+    (decision,) = decide(pool_of(failed, waiting="a"))
+    assert isinstance(decision, Refuse)
+    assert decision.fault.code is FaultCode.MODEL_FAILED
+    assert decision.fault.message == "it failed 5 times"
+
+
+def test_an_idle_model_is_evicted_and_its_room_is_not_given_away_before_it_is_gone() -> None:
+    view = pool_of(ready("a"), absent("b"), waiting="b", max_models=1)
+    assert decide(view) == [StopIdle("a")]
+    assert decide(pool_of(stopping("a"), absent("b"), waiting="b", max_models=1)) == []
+    assert decide(pool_of(absent("a"), absent("b"), waiting="b", max_models=1)) == [StartLoad("b")]
+
+
+def test_a_later_load_never_takes_the_room_that_an_earlier_waiter_waits_for() -> None:
+    busy = ready("a", 5 * GB, in_flight=1)
+    view = pool_of(busy, absent("big", 8 * GB), absent("small"), waiting="big small")
+    assert decide(view) == []
+
+
+def test_a_request_for_a_loaded_model_passes_those_who_wait_for_room() -> None:
+    busy = ready("a", 5 * GB, in_flight=1)
+    assert decide(pool_of(busy, absent("big", 8 * GB), waiting="big a")) == [Grant(2)]
+
+
+def test_a_model_that_was_just_granted_to_a_request_is_no_victim() -> None:
+    view = pool_of(ready("a", queued=1), absent("b"), waiting="a b", max_models=1)
+    assert decide(view) == [Grant(1)]
+
+
+def test_an_oversize_model_is_refused_and_evicts_nobody() -> None:
+    (decision,) = decide(pool_of(ready("a"), absent("b", 11 * GB), waiting="b"))
+    assert isinstance(decision, Refuse)
+    assert decision.fault.code is FaultCode.INSUFFICIENT_MEMORY
+    assert "11" in decision.fault.message
+    assert "--max-memory" in decision.fault.message
+
+
+def test_an_oversize_model_does_not_hold_up_the_next_load() -> None:
+    decisions = decide(pool_of(absent("a", 11 * GB), absent("b"), waiting="a b"))
+    assert isinstance(decisions[0], Refuse)
+    assert decisions[1:] == [StartLoad("b")]
+
+
+def test_who_comes_when_the_models_queue_is_full_is_refused_and_the_earlier_stay() -> None:
+    view = pool_of(loading("a"), loading("b"), waiting="a a a b", queue_per_model=2)
+    (decision,) = decide(view)
+    assert isinstance(decision, Refuse)
+    assert decision.waiter == 3
+    assert decision.fault.code is FaultCode.QUEUE_FULL
+    assert decision.fault.retry_after_s
+
+
+def test_the_whole_queue_is_bounded_too() -> None:
+    (decision,) = decide(pool_of(loading("a"), loading("b"), waiting="a b a", queue_total=2))
+    assert isinstance(decision, Refuse)
+    assert decision.waiter == 3
+
+
+def test_who_can_go_on_at_once_needs_no_place_in_the_queue() -> None:
+    view = pool_of(ready("a"), waiting="a a a", max_in_flight=2, queue_per_model=0)
+    first, second, third = decide(view)
+    assert [first, second] == [Grant(1), Grant(2)]
+    assert isinstance(third, Refuse)
+
+
+def test_nothing_is_loaded_for_a_waiter_that_is_refused() -> None:
+    (decision,) = decide(pool_of(absent("a"), waiting="a", queue_per_model=0))
+    assert isinstance(decision, Refuse)

@@ -1,0 +1,57 @@
+"""Generated cases: the same ones in every run, and no verdict by the clock of a busy machine.
+
+`MLXK_HYPOTHESIS_EXAMPLES=2000 pytest tests/unit/workers` looks further, at random.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from mlxk.store.builtin import builtin_path
+from tests.models import MODEL_KINDS, make_random_model
+from tests.unit.workers.engines import RecordingEngine, load_engine
+
+_examples = int(os.environ.get("MLXK_HYPOTHESIS_EXAMPLES", "0"))
+settings.register_profile(
+    "workers", deadline=None, database=None, derandomize=not _examples, max_examples=_examples or 100
+)
+settings.load_profile("workers")
+
+
+@pytest.fixture(scope="session")
+def model_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The built-in model and a random one of every kind, by name."""
+    folder = tmp_path_factory.mktemp("models")
+    return {"tiny": builtin_path(), **{kind: make_random_model(folder / kind, kind) for kind in MODEL_KINDS}}
+
+
+@pytest.fixture(scope="session")
+def bare_engines(model_paths: dict[str, Path]) -> Callable[[str], RecordingEngine]:
+    """Engines that remember nothing: what a request would say if it were the first. One per model."""
+    return cache(lambda name: load_engine(model_paths[name], cache_bytes=0))
+
+
+@pytest.fixture
+def new_engine(model_paths: dict[str, Path]) -> Iterator[Callable[..., RecordingEngine]]:
+    """Makes engines that end with the test."""
+    made: list[RecordingEngine] = []
+
+    def make(name: str, **options: Any) -> RecordingEngine:
+        made.append(load_engine(model_paths[name], **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def tiny(new_engine: Callable[..., RecordingEngine]) -> RecordingEngine:
+    return new_engine("tiny")
