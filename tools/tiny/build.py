@@ -1,7 +1,7 @@
 """Make tiny from nothing: expected answers, tokenizer, training, conversion, check.
 
 `python build.py [--out FOLDER] [--trainer PYTHON] [--steps N]`. `--trainer` names another interpreter for the
-two steps that need transformers with torch, when torch lives in an environment of its own.
+steps that need transformers with torch, when torch lives in an environment of its own.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ def main() -> None:
     args = parser.parse_args()
     steps = ["--steps", args.steps] if args.steps else []
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer, *stages = (f"{scratch}/{name}" for name in ("tokenizer", "first", "second", "third"))
+        tokenizer, mean, *stages = (f"{scratch}/{n}" for n in ("tokenizer", "mean", "one", "two", "three"))
         step(sys.executable, "expected.py")
         step(args.trainer, "build_tokenizer.py", tokenizer)
         for number, (start, done) in enumerate(pairwise((tokenizer, *stages)), 1):
             step(args.trainer, "train.py", start, done, "--stage", str(number), *steps)
-        step(sys.executable, "convert.py", stages[-1], args.out)
+        step(args.trainer, "average.py", mean, *stages)
+        step(sys.executable, "convert.py", mean, args.out)
         step(sys.executable, "check.py", args.out)
 
 
