@@ -50,7 +50,7 @@ class Service(Protocol):
 
     async def describe_model(self, name: str) -> dict[str, Any]: ...
 
-    def pool_data(self) -> dict[str, Any]:
+    async def pool_data(self) -> dict[str, Any]:
         """The `data` of `mlxk ps --json`."""
 
     async def load(self, model: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def pool_router(service: Service) -> APIRouter:
     @router.get("", response_class=JSONResponse)
     async def get_pool() -> JSONResponse:
         """The `data` of `mlxk ps --json`."""
-        return JSONResponse(service.pool_data())
+        return JSONResponse(await service.pool_data())
 
     @router.post(
         "/{model:path}/load", response_class=JSONResponse, responses=error_responses(400, 404, 429, 503)

@@ -93,7 +93,7 @@ class ControlSocket:
             case "ping":
                 return {"ready": self._service.is_ready()}
             case "ps":
-                return self._service.pool_data()
+                return await self._service.pool_data()
             case "stop":
                 return await self._stop(request)
             case "load":
@@ -111,8 +111,9 @@ class ControlSocket:
     async def _stop(self, request: ControlRequest) -> dict[str, Any]:
         args = parse_stop(request.args)
         if not args.models and not args.all:
+            models = self._service.running_models()
             self._service.request_shutdown(now=args.now)
-            return {"models": [], "server": True}
+            return {"models": models, "server": True}
         if args.all:
             stopped = await self._service.stop_all(now=args.now, timeout_s=args.timeout_s)
         else:

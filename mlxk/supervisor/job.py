@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 
 from mlxk.store.catalog import ModelRef
@@ -12,6 +13,8 @@ from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.records import Lease
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.workers.protocol import Abort, Failed, Fault, FaultCode, FaultError, Generate, RequestEvent
+
+log = logging.getLogger("mlxk.job")
 
 _numbers = itertools.count(1)
 
@@ -93,6 +96,10 @@ class Job:
             return
         try:
             await self._work(self._lease)
+        except Exception as error:  # a value that msgpack cannot hold, say: the reader must not wait for ever
+            log.exception("job %s failed", self.id)
+            text = f"The request could not be sent to the model: {type(error).__name__}: {error}"
+            self._switchboard.fail_request(self.id, Fault(FaultCode.INVALID_REQUEST, text))
         finally:
             if self._overdue is not None:
                 self._overdue.cancel()

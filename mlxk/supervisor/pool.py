@@ -293,6 +293,7 @@ class Pool:
         if waiter.holds_lease:
             record.in_flight += 1
         record.last_used = time.monotonic()
+        # Its task runs before any later order of ours: a drain finds its request at the worker already.
         waiter.granted.set_result(Lease(record.name, record.worker_id))
 
     def _refuse(self, waiter: Waiter, reason: Fault) -> None:

@@ -23,6 +23,8 @@ from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
 from mlxk.workers.protocol import CacheStats, Fault, FaultCode, FaultError, Generate, WorkerStats, fault
 
+REFRESH_TIMEOUT_S = 0.25
+"""A worker's I/O thread answers within milliseconds; one that is stuck or starting is shown as last known."""
 SHUTTING_DOWN = Fault(
     FaultCode.SHUTTING_DOWN, "The server is shutting down.", retryable=True, retry_after_s=5
 )
@@ -66,6 +68,15 @@ class Service:
     def begin_closing(self) -> None:
         """From now on new work is refused."""
         self._closing = True
+
+    def running_models(self) -> list[dict[str, Any]]:
+        """Names of the models that have a process, and the memory it holds: what a shutdown will free."""
+        found = [(record, self._worker(record)) for record in self._pool.records()]
+        return [
+            {"name": record.name, "stopped": True, "freed_bytes": process_bytes(worker.vitals.pid)}
+            for record, worker in found
+            if worker is not None
+        ]
 
     def request_shutdown(self, *, now: bool = False) -> None:
         self._shut_down(now)
@@ -197,8 +208,10 @@ class Service:
 
     # ------------------------------------------------------------------- display
 
-    def pool_data(self) -> dict[str, Any]:
-        """The `data` of `mlxk ps --json` and of `GET /pool`."""
+    async def pool_data(self) -> dict[str, Any]:
+        """The `data` of `mlxk ps --json` and of `GET /pool`, with what the workers say now."""
+        workers = list(self._crew.workers.values())
+        await asyncio.gather(*(worker.refresh(REFRESH_TIMEOUT_S) for worker in workers))
         return {
             "server": {
                 "pid": os.getpid(),

@@ -44,6 +44,8 @@ PING_INTERVAL_S = 2.0
 PINGS_PER_TIMEOUT = 4
 """A process is stuck when this many pings in a row stayed without answer. Counted, not timed: a front that
 was itself stopped for a while (a debugger, a laptop's sleep) must not take the silence for its workers'."""
+RATE_WINDOW_S = 1.0
+"""Tokens/s is a mean over at least so long: two `ps` in a row must not show a jump."""
 ENGINE_STALL_S = 120.0
 """A step that runs so long while requests wait: the engine is stuck. A long prefill makes many steps."""
 LAST_OUTPUT_S = 0.5
@@ -106,7 +108,9 @@ class Worker:
         self._next_ping = now + self._ping_interval_s
         self._unanswered = 0
         """Pings since the last pong."""
-        self._pong_at = now
+        self._rate_since = now
+        self._rate_from = 0
+        self._askers: list[asyncio.Future[None]] = []
         switchboard.connect_worker(worker_id, self.post, lambda: self.post(_Idle()))
 
     def post(self, message: _Post) -> None:
@@ -188,7 +192,7 @@ class Worker:
         if self._state is not WorkerState.WARM:
             log.error("%s was asked to load %s while %s", self.id, spec.name, self._state)
             return
-        self._output.write(f"--- {self.id} (pid {self.child.pid}) loads {spec.name}\n".encode())
+        self._output.note(f"{self.id} (pid {self.child.pid}) loads {spec.name}")
         self.vitals.load_progress = 0.0
         self._deadline = time.monotonic() + self._settings.load_stall_s
         self._switchboard.send(self.id, spec)
@@ -202,11 +206,16 @@ class Worker:
 
     def _on_pong(self, pong: Pong) -> None:
         now = time.monotonic()
-        before, self.vitals.stats = self.vitals.stats, pong.stats
-        gained = pong.stats.generated_tokens - before.generated_tokens
-        self.vitals.tokens_per_s = gained / max(0.05, now - self._pong_at)
-        self._pong_at = now
+        self.vitals.stats = pong.stats
+        if now - self._rate_since >= RATE_WINDOW_S:
+            gained = pong.stats.generated_tokens - self._rate_from
+            self.vitals.tokens_per_s = gained / (now - self._rate_since)
+            self._rate_since, self._rate_from = now, pong.stats.generated_tokens
         self._unanswered = 0
+        askers, self._askers = self._askers, []
+        for answered in askers:
+            if not answered.done():
+                answered.set_result(None)
         if pong.stats.in_flight and pong.stats.step_age_s > ENGINE_STALL_S:
             self._stuck(f"its engine has been in one step for {pong.stats.step_age_s:.0f} s")
 
@@ -239,9 +248,12 @@ class Worker:
             self._unanswered += 1
             self._switchboard.send(self.id, Ping(0))
 
-    def refresh(self) -> None:
-        """Ask for fresh vitals (`ps`)."""
-        self._switchboard.send(self.id, Ping(0))
+    async def refresh(self, timeout_s: float) -> None:
+        """Ask for fresh vitals and wait for them; at most `timeout_s`, as the process may be stuck."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._askers.append(answered)
+        if self._switchboard.send(self.id, Ping(0)):
+            await asyncio.wait([answered], timeout=timeout_s)
 
     def _on_deadline(self) -> None:
         if self._state is WorkerState.STARTING:

@@ -32,6 +32,12 @@ class WorkerLog:
         self._written = 0
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
+        self._notes: deque[bytes] = deque()
+
+    def note(self, line: str) -> None:
+        """A line of the front's own, written before the worker's next output. For the event loop's thread:
+        only the pump's may touch the file."""
+        self._notes.append(f"--- {line}\n".encode())
 
     def tail(self, n_lines: int = 20) -> tuple[str, ...]:
         """The last lines, each cut to a readable length."""
@@ -39,6 +45,10 @@ class WorkerLog:
         return tuple(line[:400] for line in text.splitlines()[-n_lines:])
 
     def write(self, data: bytes) -> None:
+        """By the pump's thread only."""
+        data = b"".join([self._notes.popleft() for _ in range(len(self._notes))]) + data
+        if not data:
+            return
         self._remember(data)
         try:
             if self._file is None:
@@ -157,6 +167,7 @@ class LogPump:
     def _end(self, log: WorkerLog) -> None:
         if log.descriptor < 0:
             return
+        log.write(b"")  # notes about a worker that has never printed
         with contextlib.suppress(OSError):
             for _ in range(16):  # what it printed last, bounded: a grandchild may still be printing
                 data = os.read(log.descriptor, READ_BYTES)

@@ -171,7 +171,9 @@ class MlxEngine:
         if sequence is None:
             return []
         self._keep_prefix(self._batch.remove(sequence.uid))
-        return [self._end(sequence, FinishReason.ABORT, None)]
+        ended = self._end(sequence, FinishReason.ABORT, None)
+        self._note_memory()
+        return [ended]
 
     def step(self) -> list[FromWorker]:
         self._step_began = time.monotonic()
@@ -315,6 +317,7 @@ class MlxEngine:
         try:
             cache, tokens = computed
             self._prefixes.store(list(tokens), adapter.detach(cache))
+            self._cache_stats = self._prefixes.stats()
         except Exception:
             log.exception("a prefix of %d tokens could not be kept", len(computed[1]))
 

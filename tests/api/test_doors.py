@@ -189,3 +189,50 @@ def test_a_413_leaves_the_connection_usable(guarded: Server) -> None:
         assert connection.getresponse().status == 200
     finally:
         connection.close()
+
+
+# ------------------------------------------------------------------------------ bytes
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def exchange(server: Server, sent: bytes) -> bytes:
+    """What comes back until the server closes, or nothing more comes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+        return received
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        HEAD + b"Content-Length: abc\r\n\r\n{}",
+        HEAD + b"Content-Length: -1\r\n\r\n{}",
+        HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n",
+        HEAD + b"X-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+        HEAD + b"Content-Length: 1000\r\n\r\n{",
+        HEAD + b"Content-Type: text/plain; charset=\xff\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /v1/models/%ff%fe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=lambda sent: repr(sent[:60]),
+)
+def test_strange_bytes_are_no_5xx_and_no_hang(client: Client, fake_server: Server, sent: bytes) -> None:
+    received = exchange(fake_server, sent)
+    # A request that was never whole may be answered by nothing but the end of the connection.
+    assert received == b"" or received.startswith(b"HTTP/1.1 4"), received[:100]
+    assert client.get("/health").status == 200
+
+
+def test_http_1_0_without_a_host_is_answered(fake_server: Server) -> None:
+    assert exchange(fake_server, b"GET /health HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")

@@ -21,12 +21,13 @@ STRICT_TEMPLATE = """{%- if messages[0].role != 'user' -%}
 
 @pytest.fixture(scope="package")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With `tiny`, `tiny-copy`, `tiny-short` of a small context, and `tiny-strict`, whose template refuses
-    some messages."""
+    """With `tiny`, `tiny-copy`, `tiny-short` of a small context, `tiny-strict`, whose template refuses some
+    messages, and `random`, whose caches rotate."""
     home = tmp_path_factory.mktemp("real")
     add_tiny_copy(home, "tiny-copy")
     add_tiny_copy(home, "tiny-short")
     (home / "config.toml").write_text(f"[models.tiny-short]\ncontext_length = {SHORT_CONTEXT}\n")
+    add_random_model(home, "random")
     strict = add_tiny_copy(home, "tiny-strict") / "chat_template.jinja"
     strict.write_text(STRICT_TEMPLATE + strict.read_text(encoding="utf-8"), encoding="utf-8")
     with standing(Server(home)) as server:

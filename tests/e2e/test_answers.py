@@ -68,9 +68,11 @@ def wanted(case: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiny_answers_as_promised_and_its_stream_equals_its_reply(client: Client, kind: str) -> None:
     cases = [case for case in expected_cases() if case["kind"] == kind]
+    if kind == "long":
+        cases = cases[-1:]  # a second's worth of tokens each; tools/tiny/check.py asks for all
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        replies = list(pool.map(lambda case: reply_of(client, case), cases))
-        streams = list(pool.map(lambda case: stream_of(client, case), cases))
+        replies = pool.map(lambda case: reply_of(client, case), cases)
+        streams = pool.map(lambda case: stream_of(client, case), cases)
     for case, reply, stream in zip(cases, replies, streams, strict=True):
         assert stream == reply, case["id"]
         if "content" in case:  # what a server makes of a malformed tool call is its own choice

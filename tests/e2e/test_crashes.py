@@ -19,12 +19,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Only its workers are killed."""
     home = tmp_path_factory.mktemp("crashes")
     add_tiny_copy(home, "tiny-copy")
-    with standing(Server(home)) as server:
+    with standing(Server(home, ["tiny", "tiny-copy"])) as server:
         yield server
 
 
 def test_a_killed_worker_is_its_own_streams_end_and_nobody_else_s(server: Server) -> None:
     client = Client(server.url)
+    client.wait_ready("tiny", "tiny-copy")
     with (
         client.background_text("tiny", "One, two", **ENDLESS) as tiny,
         client.background_text("tiny-copy", "One, two", **ENDLESS) as copy,

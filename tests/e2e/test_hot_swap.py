@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.client import CHAT, TEXT, Client, chat_body, text_body
-from tests.e2e.conftest import add_random_model
 from tests.e2e.prompts import COUNT_10, COUNTED_10, ENDLESS
 from tests.server import Server, add_tiny_copy, standing
 
@@ -16,7 +15,6 @@ from tests.server import Server, add_tiny_copy, standing
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("swap")
     add_tiny_copy(home, "tiny-copy")
-    add_random_model(home, "random")
     with standing(Server(home, ["tiny"])) as server:
         yield server
 
@@ -27,6 +25,7 @@ def client(server: Server) -> Client:
 
 
 def test_a_model_is_loaded_while_another_streams(client: Client) -> None:
+    client.wait_ready("tiny")
     with client.background_text("tiny", "One, two", **ENDLESS) as streaming:
         streaming.wait_more(3)
         assert "tiny-copy" not in client.pool()
@@ -34,8 +33,6 @@ def test_a_model_is_loaded_while_another_streams(client: Client) -> None:
         assert reply["choices"][0]["message"]["content"] == COUNTED_10
         assert not streaming.ended
         streaming.wait_more(3)
-        # And one of another architecture; and one is stopped meanwhile.
-        assert client.chat("random", "Hello", max_tokens=5)["usage"]["completion_tokens"] == 5
         assert client.request("DELETE", "/pool/tiny-copy").json()["stopped"] is True
         streaming.wait_more(3)
         assert streaming.longest_pause_s < 5
@@ -72,7 +69,7 @@ def test_a_stream_whose_client_leaves_is_aborted(client: Client) -> None:
 
 
 def test_a_client_that_leaves_in_a_long_prefill_leaves_what_was_computed(client: Client) -> None:
-    tokens = [20 + n % 7 for n in range(2000)]
+    tokens = [20 + n % 7 for n in range(1200)]
     with client.whole(TEXT, text_body("tiny", tokens, max_tokens=5)):
         client.wait_pool(lambda models: models["tiny"]["in_flight"] == 1)
         # Something else is answered between its chunks.

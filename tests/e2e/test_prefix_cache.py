@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.client import CHAT, Answer, Client, chat_body
+from tests.api.client import CHAT, Client, chat_body
+from tests.api.streams import Answer
 from tests.e2e.prompts import (
     BERLIN,
     COUNT_COMMAS,
@@ -210,3 +211,18 @@ def test_thinking_is_part_of_the_reused_past(client: Client, counters: Counters)
     messages += [{**assistant(first.content), "reasoning_content": first.reasoning}, user(SKY)]
     second = ask(client, messages, 3)
     assert second.cached_tokens >= computed(first)
+
+
+def test_caches_that_cannot_be_trimmed_are_reused_at_the_ends_of_turns(client: Client) -> None:
+    """gemma3's caches rotate: what was computed past a turn's end cannot be cut off again."""
+    messages = [user("One. " * 20)]
+    fields = {"max_tokens": 8, "ignore_eos": True}
+    first = client.stream_chat("random", messages, **fields)
+    again = client.stream_chat("random", messages, **fields)
+    assert again.content == first.content
+    assert first.usage is not None
+    prompt_tokens = first.usage["prompt_tokens"]
+    assert again.cached_tokens >= prompt_tokens - HEAD
+    messages += [assistant("Whatever it said."), user("Two. " * 20)]
+    grown = client.stream_chat("random", messages, **fields)
+    assert grown.cached_tokens >= prompt_tokens - HEAD

@@ -1,4 +1,4 @@
-"""Who may import whom. The rules are `docs/architecture.md`'s; this reads the imports and fails on anything else."""
+"""Who may import whom: the rules of `docs/architecture.md`. Reads the imports and fails on anything else."""
 
 from __future__ import annotations
 

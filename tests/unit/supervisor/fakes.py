@@ -74,7 +74,7 @@ class FakeOutput:
         self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lines: tuple[str, ...] = ()
 
-    def write(self, data: bytes) -> None:
+    def note(self, line: str) -> None:
         pass
 
     def tail(self) -> tuple[str, ...]:

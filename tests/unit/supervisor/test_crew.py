@@ -30,15 +30,17 @@ class Stage:
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
         self.events: asyncio.Queue[WorkerEvent] = asyncio.Queue()
+        self.seen: list[WorkerEvent] = []
 
     def hire(self) -> Worker:
         return self.crew.hire(self.events.put_nowait)
 
     async def until(self, worker: Worker, state: WorkerState) -> WorkerEvent:
         while True:
-            event = await self.events.get()
-            if event.worker_id == worker.id and event.state is state:
-                return event
+            for event in self.seen:
+                if event.worker_id == worker.id and event.state is state:
+                    return event
+            self.seen.append(await self.events.get())
 
 
 @contextlib.asynccontextmanager

@@ -85,7 +85,7 @@ def test_a_refused_configuration_leaves_no_socket_open(home: Path, socket_root: 
 def test_an_http_server_that_does_not_start_ends_the_workers(home: Path, socket_root: Path) -> None:
     class Broken(Http):
         async def start(self, sock: socket.socket) -> None:
-            while not self.service.pool_data()["server"]["spare"]:  # noqa: ASYNC110
+            while not (await self.service.pool_data())["server"]["spare"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             raise RuntimeError("no threads left")
 

@@ -66,9 +66,15 @@ class Stage:
             self.worker.post(message)
 
     async def until(self, state: WorkerState) -> WorkerEvent:
-        while (event := await self.events.get()).state is not state:
-            pass
-        return event
+        while True:
+            coming = asyncio.ensure_future(self.events.get())
+            await asyncio.wait([coming, self.task], return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                coming.cancel()
+                self.task.result()  # raises what ended it too early
+                raise AssertionError(f"it ended without having been {state}")
+            if (event := coming.result()).state is state:
+                return event
 
     async def until_ready(self) -> None:
         self.post(HELLO, LoadOrder(SPEC), LOADED)

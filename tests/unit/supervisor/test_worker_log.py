@@ -54,6 +54,26 @@ async def test_the_tail_holds_the_last_words_once_the_drop_is_done(pump: LogPump
 
 
 @in_loop
+async def test_the_fronts_own_notes_stand_in_order_before_what_follows(pump: LogPump, tmp_path: Path) -> None:
+    output = Output(pump, tmp_path / "w.log")
+    output.log.note("first")
+    output.log.note("second")
+    output.print(b"loading\n")
+    output.end()
+    await pump.drop(output.log)
+    assert output.log.tail() == ("--- first", "--- second", "loading")
+
+
+@in_loop
+async def test_a_note_about_a_silent_worker_is_written_too(pump: LogPump, tmp_path: Path) -> None:
+    output = Output(pump, tmp_path / "w.log")
+    output.log.note("it loads")
+    output.end()
+    await pump.drop(output.log)
+    assert (tmp_path / "w.log").read_bytes() == b"--- it loads\n"
+
+
+@in_loop
 async def test_a_grandchild_that_holds_the_pipe_is_not_waited_for(pump: LogPump, tmp_path: Path) -> None:
     output = Output(pump, tmp_path / "w.log")
     output.print(b"mine\n")

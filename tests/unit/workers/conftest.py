@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from hypothesis import settings
 
@@ -23,6 +24,19 @@ settings.register_profile(
     "workers", deadline=None, database=None, derandomize=not _examples, max_examples=_examples or 100
 )
 settings.load_profile("workers")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_kernel_is_compiled() -> Iterator[None]:
+    """On a CPU `mx.compile` calls the C++ compiler for each new kernel: a minute in all, for nothing here."""
+    if mx.default_device() != mx.Device(mx.cpu):
+        yield
+        return
+    os.environ["MLX_DISABLE_COMPILE"] = "1"
+    mx.disable_compile()
+    yield
+    del os.environ["MLX_DISABLE_COMPILE"]
+    mx.enable_compile()
 
 
 @pytest.fixture(scope="session")

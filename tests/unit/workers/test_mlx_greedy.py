@@ -23,7 +23,7 @@ from tests.unit.workers.engines import (
 
 MODELS = ["tiny", *MODEL_KINDS]
 TIE = {"tiny": 0.25}  # bfloat16
-N_TOKENS = 24
+N_TOKENS = 16
 TEXTS = [
     "Count from 1 to 10, one number per line:\n1\n2\n",
     "The sky is",
@@ -107,7 +107,7 @@ def test_requests_that_come_and_go_at_random_say_what_they_say_alone(
         if not engine.idle:
             conversation.step()
     assert aborted
-    assert engine.stats().cache.hits > 5
+    assert engine.stats().cache.hits > 0
     for name, prompt in asked.items():
         reply = conversation.replies[name]
         assert reply.finished is not None

@@ -105,8 +105,14 @@ fragments = st.lists(
             "th",
             "STOP",
             "ST",
+            " ",
+            "\n",
+            "a",
+            "日本",
+            "🙂",
+            "é",
+            "<think>\nhm\n</think>\n\n",
         ]
-        + [" ", "\n", "a", "日本", "🙂", "e\u0301", "<think>\nhm\n</think>\n\n"]
     ),
     max_size=10,
 ).map("".join)
