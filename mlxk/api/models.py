@@ -53,7 +53,7 @@ def models_router(service: Service) -> APIRouter:
         """One of them."""
         facts = await service.describe_model(model)
         if not facts["healthy"]:
-            message = f"Model '{model}' is installed but not complete. `mlxk health {model}` says why."
+            message = f"Model '{model}' is installed but not complete. `mlxk list` says why."
             raise fault(FaultCode.MODEL_NOT_FOUND, message, param="model")
         return JSONResponse(model_json(facts))
 

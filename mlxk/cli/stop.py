@@ -26,7 +26,7 @@ Examples:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--all", "every_model", is_flag=True, help="All models. The server stays.")
 @click.option("--now", is_flag=True, help="Do not wait for requests that still run.")
-@limit_option("Give up (exit 5) after so long: 30, 2m.")
+@limit_option("End a model's requests after so long; a server not gone by then is exit 5: 30, 2m.")
 @json_option
 def command(
     models: tuple[str, ...], every_model: bool, now: bool, timeout_s: float | None, as_json: bool

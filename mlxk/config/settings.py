@@ -57,7 +57,7 @@ class Settings:
     """How long an idle model stays loaded. Negative: forever."""
     drain_timeout_s: float = 30.0
     stop_grace_s: float = 10.0
-    abort_grace_s: float = 10.0
+    abort_grace_s: float = 30.0
     start_timeout_s: float = 60.0
     load_stall_s: float = 120.0
     """No progress for so long: the load is stuck."""
@@ -125,9 +125,7 @@ def _read_config(config_path: Path | None, environ: Mapping[str, str]) -> TomlFi
     if config_path is None and not environ.get("MLXK_CONFIG"):
         return None
     asked_by = "--config" if config_path else "MLXK_CONFIG"
-    raise ConfigError(
-        f"{asked_by}: there is no file {path}; create it with `mlxk config init`, or name another"
-    )
+    raise ConfigError(f"{asked_by}: there is no file {path}; create it, or name another")
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Layer:

@@ -103,9 +103,11 @@ class Lifeline:
         self.read_fd, self._write_fd = os.pipe()
 
     def close(self) -> None:
+        """Idempotent: a second close could end somebody else's new descriptor of the same number."""
         for descriptor in (self.read_fd, self._write_fd):
-            with contextlib.suppress(OSError):
+            if descriptor >= 0:
                 os.close(descriptor)
+        self.read_fd = self._write_fd = -1
 
 
 async def wait_all_exited(children: Sequence[Child], timeout_s: float) -> None:

@@ -36,7 +36,11 @@ class ControlSocket:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError:
+            self._socket.close()  # an open socket would keep its context from ever ending
+            raise
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()

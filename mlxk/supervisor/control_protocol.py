@@ -61,7 +61,7 @@ class StopArgs(msgspec.Struct, frozen=True):
     now: bool = False
     """Do not wait for what runs."""
     timeout_s: float | None = None
-    """How long the whole operation may take. None: the server's own limits."""
+    """How long a model's running requests may go on. None: the server's `drain_timeout`."""
 
 
 class ModelsArgs(msgspec.Struct, frozen=True):

@@ -84,8 +84,7 @@ class Job:
 
     async def _run(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> None:
         try:
-            async with asyncio.timeout(max_wait_s):
-                self._lease = await self._pool.acquire(ref, keep_alive_s)
+            self._lease = await self._acquire(ref, keep_alive_s, max_wait_s)
         except FaultError as error:
             self._mailbox.put(Failed(self.id, error.fault))
             return
@@ -104,6 +103,24 @@ class Job:
             if self._overdue is not None:
                 self._overdue.cancel()
             self._pool.release(self._lease)
+
+    async def _acquire(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> Lease:
+        """Raises TimeoutError after `max_wait_s`, in which the model's load does not count: a load is judged
+        by its progress, and one that is given up here would begin at zero with the next request."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(max_wait_s) as limit:
+
+            def extend() -> None:
+                if self._pool.is_loading(ref.name) and not limit.expired():
+                    limit.reschedule(loop.time() + max_wait_s)
+                timer[0] = loop.call_later(check_s, extend)
+
+            check_s = max_wait_s / 4
+            timer = [loop.call_later(check_s, extend)]
+            try:
+                return await self._pool.acquire(ref, keep_alive_s)
+            finally:
+                timer[0].cancel()
 
     async def _work(self, lease: Lease) -> None:
         """Send the request and hold the lease until its worker has let go of it."""

@@ -203,7 +203,8 @@ class Front:
             write_instance(Instance(os.getpid(), created_at, str(control_path), url, __version__, argv))
         print(f"listening on {url}", flush=True)
         if not self._private:
-            print(_example(url, next(iter(self._settings.preloaded()), BUILTIN_NAME)), flush=True)
+            model = next(iter(self._settings.preloaded()), BUILTIN_NAME)
+            print(_example(url, model, self._settings.api_key_file is not None), flush=True)
         if self._ready_fd is not None:
             facts = {"pid": os.getpid(), "url": url, "control": str(control_path)}
             with contextlib.suppress(OSError):
@@ -306,10 +307,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _example(url: str, model: str) -> str:
+def _example(url: str, model: str, has_key_file: bool) -> str:
     """A line to paste into another terminal."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]})
-    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    for wildcard in ("//0.0.0.0:", "//[::]:"):
+        url = url.replace(wildcard, "//127.0.0.1:")
+    keyed = any(os.environ.get(name) for name in ("MLXK_API_KEY", "MLXK_API_KEYS", "MLXK_API_KEY_FILE"))
+    key = ' -H "Authorization: Bearer $MLXK_API_KEY"' if keyed or has_key_file else ""
+    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 def _url(listener: socket.socket) -> str:

@@ -108,6 +108,10 @@ class Pool:
         """For display only: nothing may be decided on what is read here."""
         return list(self._records.values())
 
+    def is_loading(self, name: str) -> bool:
+        record = self._records.get(name)
+        return record is not None and record.state is ModelState.LOADING
+
     def queued(self, name: str) -> int:
         return sum(1 for waiter in self._waiters.values() if waiter.model == name)
 
@@ -157,6 +161,9 @@ class Pool:
             return
         log.error("%s (%s) is stuck: %s", lease.worker_id, lease.model, why)
         text = f"The model's process was stuck ({why}) and has been ended. Try again."
+        record = self._records.get(lease.model)
+        if record is not None and record.worker_id == lease.worker_id:
+            record.state = ModelState.STOPPING  # from this moment on nobody gets a lease on it
         worker.post(StopOrder(Fault(FaultCode.WORKER_DIED, text, True), 0, 0, kill=True))
 
     def _on_stop(

@@ -51,7 +51,11 @@ class Switchboard:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError:
+            self._socket.close()  # an open socket would keep its context from ever ending
+            raise
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._lines: dict[str, Line] = {}
         self._mailboxes: dict[str, tuple[str, Mailbox]] = {}
@@ -72,6 +76,7 @@ class Switchboard:
 
     def disconnect_worker(self, worker_id: str, reason: Fault) -> None:
         """The worker is gone: each of its requests ends with `reason`."""
+        self._drain()  # its last frames may still lie unread: a request that did end has not failed
         self.fail_requests(worker_id, reason)
         self._lines.pop(worker_id, None)
 

@@ -262,6 +262,10 @@ class Batch:
             return None
         return found[0], list(found[1])
 
+    def discard(self, uid: int) -> None:
+        """Take a sequence out and forget what it has computed."""
+        self._generator.remove([uid])
+
     def close(self) -> None:
         self._generator.close()
 

@@ -57,6 +57,10 @@ STATS_EVERY_STEPS = 32
 MAX_RECOVERIES = 3
 
 
+Computed = tuple[list[Any], list[int]]
+"""A sequence's KV cache, and the tokens that it holds."""
+
+
 class MlxEngine:
     """`engine.Engine` over mlx_lm. Everything but `stats` runs on the engine thread."""
 
@@ -170,7 +174,7 @@ class MlxEngine:
         sequence = self._by_id.get(request_id)
         if sequence is None:
             return []
-        self._keep_prefix(self._batch.remove(sequence.uid))
+        self._keep_prefix(self._take_out(sequence.uid))
         ended = self._end(sequence, FinishReason.ABORT, None)
         self._note_memory()
         return [ended]
@@ -187,10 +191,11 @@ class MlxEngine:
                 self._on_progress(report, out)
             deltas: list[Delta] = []
             for token in tokens:
+                sequence = self._by_uid[token.uid]
                 try:
-                    self._on_token(token, deltas, out)
+                    self._on_token(sequence, token, deltas, out)
                 except Exception as error:
-                    out.append(self._fail(self._by_uid[token.uid], error))
+                    out.append(self._fail(sequence, error))
             if deltas:
                 out.insert(0, Deltas(deltas))
             return out
@@ -260,13 +265,14 @@ class MlxEngine:
             return
         if report.at_boundary and self._untrimmable:
             # This cache cannot be cut back to here later: keep it now.
-            self._keep_prefix(self._batch.extract(report.uid))
+            self._keep_prefix(self._copy_out(report.uid))
         if report.done < report.total and not sequence.generated:
             total = len(sequence.prompt.tokens)
             out.append(Progress(sequence.request.id, total - report.total + report.done, total))
 
-    def _on_token(self, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]) -> None:
-        sequence = self._by_uid[token.uid]
+    def _on_token(
+        self, sequence: Sequence, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]
+    ) -> None:
         pipeline = sequence.pipeline
         sequence.generated += 1
         sequence.unreported += 1
@@ -292,7 +298,7 @@ class MlxEngine:
             self._keep_prefix((token.cache, token.tokens) if token.cache and token.tokens else None)
             out.append(self._end(sequence, *ending(sequence, token.token, token.finish)))
         elif pipeline.stopped:
-            self._keep_prefix(self._batch.remove(token.uid))
+            self._keep_prefix(self._take_out(token.uid))
             out.append(self._end(sequence, FinishReason.STOP, pipeline.matched_stop))
 
     def _end(self, sequence: Sequence, reason: FinishReason, matched: str | int | None) -> Finished:
@@ -302,15 +308,31 @@ class MlxEngine:
     def _fail(self, sequence: Sequence, error: Exception) -> Failed:
         """Its text could not be made of its tokens: take it out of the batch, if it is still there."""
         log.error("request %s failed", sequence.request.id, exc_info=error)
-        self._batch.remove(sequence.uid)
+        self._take_out(sequence.uid)
         self._forget(sequence)
         return _failed(sequence, error)
+
+    def _take_out(self, uid: int) -> Computed | None:
+        """Out of the batch, with what it has computed; without, where the caches cannot give it."""
+        try:
+            return self._batch.remove(uid)
+        except Exception:
+            log.exception("the prefix of a request that ended could not be taken out of the batch")
+            self._batch.discard(uid)
+            return None
+
+    def _copy_out(self, uid: int) -> Computed | None:
+        try:
+            return self._batch.extract(uid)
+        except Exception:
+            log.exception("the prefix of a running request could not be copied out of the batch")
+            return None
 
     def _forget(self, sequence: Sequence) -> None:
         self._by_uid.pop(sequence.uid, None)
         self._by_id.pop(sequence.request.id, None)
 
-    def _keep_prefix(self, computed: tuple[list[Any], list[int]] | None) -> None:
+    def _keep_prefix(self, computed: Computed | None) -> None:
         """A prefix that cannot be kept costs the next request time, never this one its answer."""
         if computed is None:
             return
@@ -359,6 +381,7 @@ class MlxEngine:
                 survivors.append(sequence)
             else:
                 out.append(_failed(sequence, failure))
+        self._batch.close()
         self._batch = self._new_batch()
         for sequence in survivors:
             self._insert(sequence, None, 0)
@@ -367,6 +390,8 @@ class MlxEngine:
     def _probe(self, sequence: Sequence) -> Exception | None:
         """One decode step of this sequence alone; the exception if it cannot make one."""
         try:
+            # Closed first: a generator that is dropped later would take our memory limits back with it.
+            self._batch.close()
             self._batch = self._new_batch()
             self._insert(sequence, None, 0)
             while not self._batch.step()[0]:

@@ -99,6 +99,9 @@ class SerialBatch:
         self._queue.remove(found)
         return (found.cache, found.tokens) if found.tokens else None
 
+    def discard(self, uid: int) -> None:
+        self.remove(uid)
+
     def close(self) -> None:
         self._queue.clear()
 

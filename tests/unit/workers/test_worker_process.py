@@ -16,11 +16,11 @@ RSS_LIMIT = 250 * 2**20
 """Measured: 80 MB without torch, 570 MB with it."""
 
 IMPORT_ENGINE = """
-import json, os, resource, sys, time
+import json, os, psutil, sys, time
 began = time.process_time()
 from mlxk.workers.mlx_engine import MlxEngine
 used = time.process_time() - began
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+rss = psutil.Process().memory_info().rss  # not ru_maxrss: a child begins with its parent's
 from mlxk.store.builtin import builtin_path
 from mlxk.workers.protocol import Generate, Load
 engine = MlxEngine()
