@@ -25,6 +25,7 @@ from mlxk.workers.protocol import (
     Sampling,
     Started,
 )
+from mlxk.workers.sequences import Sequence
 
 GREEDY = Sampling(temperature=0)
 CACHE_BYTES = 1 << 26
@@ -37,9 +38,11 @@ class RecordingEngine(MlxEngine):
         super().__init__()
         self.sampled: dict[str, list[int]] = {}
 
-    def _on_token(self, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]) -> None:
-        self.sampled.setdefault(self._by_uid[token.uid].request.id, []).append(token.token)
-        super()._on_token(token, deltas, out)
+    def _on_token(
+        self, sequence: Sequence, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]
+    ) -> None:
+        self.sampled.setdefault(sequence.request.id, []).append(token.token)
+        super()._on_token(sequence, token, deltas, out)
 
 
 def load_engine(
