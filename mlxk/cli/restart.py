@@ -50,5 +50,5 @@ def _restart_server() -> dict[str, Any]:
         raise not_running()
     with server() as client:
         end_server(client, now=False, timeout_s=None)
-    ready = start_detached(arguments_of(instance.argv))
+    ready = start_detached(arguments_of(instance.argv), cwd=instance.cwd)
     return {"models": [], "server": {"pid": ready.pid, "url": ready.url}}

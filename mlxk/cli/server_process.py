@@ -41,8 +41,8 @@ class Ready:
     url: str
 
 
-def start_detached(arguments: Sequence[str], *, limit_s: float = READY_LIMIT_S) -> Ready:
-    """Start `mlxk serve ARGUMENTS` in the background and wait until it is ready.
+def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = READY_LIMIT_S) -> Ready:
+    """Start `mlxk serve ARGUMENTS` in the background, in `cwd` or here, and wait until it is ready.
 
     Raises CliError: `start_failed` with the log's tail, or `timed_out` (the process has been killed).
     """
@@ -52,7 +52,7 @@ def start_detached(arguments: Sequence[str], *, limit_s: float = READY_LIMIT_S) 
     path = log_dir() / "server.log"
     with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb") as log:
         begin = log.seek(0, os.SEEK_END)
-        process, ready_fd = _spawn(arguments, stdin=subprocess.DEVNULL, output=log)
+        process, ready_fd = _spawn(arguments, stdin=subprocess.DEVNULL, output=log, cwd=cwd)
         try:
             ready = _await_ready(process, ready_fd, log, begin, limit_s=limit_s, where=path)
         except BaseException:  # also Ctrl-C: who gives up waiting does not want the server
@@ -110,14 +110,22 @@ def arguments_of(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def _spawn(arguments: Sequence[str], *, stdin: int, output: IO[bytes]) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(
+    arguments: Sequence[str], *, stdin: int, output: IO[bytes], cwd: str = ""
+) -> tuple[subprocess.Popen[bytes], int]:
     """Start the server in a session of its own, so that the terminal's Ctrl-C reaches only us.
     Returns it and the read end of its ready pipe."""
     ready_fd, child_fd = os.pipe()
     command = [sys.executable, "-P", "-m", "mlxk", "serve", "--ready-fd", str(child_fd), *arguments]
     try:
         process = subprocess.Popen(
-            command, stdin=stdin, stdout=output, stderr=output, pass_fds=(child_fd,), start_new_session=True
+            command,
+            cwd=cwd if os.path.isdir(cwd) else None,
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            pass_fds=(child_fd,),
+            start_new_session=True,
         )
     except BaseException:
         os.close(ready_fd)

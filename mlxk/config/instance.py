@@ -28,6 +28,8 @@ class Instance:
     version: str
     argv: tuple[str, ...]
     """What it was started with, for `mlxk restart`."""
+    cwd: str = ""
+    """Where: relative paths among the arguments are meant from there."""
 
 
 def read_instance() -> Instance | None:
@@ -70,6 +72,7 @@ def _read(path: Path) -> Instance | None:
             url=_checked(data["url"], str),
             version=_checked(data["version"], str),
             argv=tuple(_checked(word, str) for word in _checked(data["argv"], list)),
+            cwd=_checked(data.get("cwd", ""), str),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -200,7 +200,8 @@ class Front:
         if not self._private:
             created_at = psutil.Process().create_time()
             argv = tuple(sys.argv[1:])
-            write_instance(Instance(os.getpid(), created_at, str(control_path), url, __version__, argv))
+            pid, control = os.getpid(), str(control_path)
+            write_instance(Instance(pid, created_at, control, url, __version__, argv, os.getcwd()))
         print(f"listening on {url}", flush=True)
         if not self._private:
             model = next(iter(self._settings.preloaded()), BUILTIN_NAME)

@@ -151,7 +151,7 @@ def test_restart_of_a_model(mlxk_with):
 def test_restart_of_the_server_uses_the_arguments_it_was_started_with(mlxk_with, bystander, monkeypatch):
     started: list[list[str]] = []
 
-    def start(arguments: list[str]) -> Ready:
+    def start(arguments: list[str], *, cwd: str) -> Ready:
         assert bystander.poll() is not None, "the old server must be gone before the new one starts"
         started.append(arguments)
         return Ready(pid=99, url="http://127.0.0.1:8123")
