@@ -62,8 +62,6 @@ def command(
 
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)  # held open by a worker, it would never report our death
-    if as_json and not detach:
-        raise click.UsageError("--json needs --detach: in the foreground the output is the log")
     if not private:
         _refuse_a_second_server()
     settings = read_settings({**flags, "preload": models or None}, config=config)
