@@ -66,17 +66,20 @@ MakeApp = Callable[[Service, Settings], HttpServer]
 def run_server(settings: Settings, *, private: bool, ready_fd: int | None, make_app: MakeApp) -> int:
     """Serve until told to stop; returns the exit code. Messages for people go to stderr."""
     lock = InstanceLock()
+    front = Front(settings, private, ready_fd, make_app)
     try:
         if not private and not lock.acquire():
             running = read_instance()
             where = f" at {running.url} (pid {running.pid})" if running else ""
             raise StartError(f"A server is running already{where}. `mlxk stop` ends it.")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Front(settings, private, ready_fd, make_app).run())
+            return runner.run(front.run())
     except StartError as error:
         print(f"mlxk serve: {error}", file=sys.stderr, flush=True)
         return EXIT_ERROR
     finally:
+        # Once more: an interrupt may leap out of the loop, past what the front does at its end.
+        front.remove_files()
         lock.release()
 
 
@@ -106,7 +109,7 @@ class Front:
         finally:
             listener.close()
             context.term()
-            self._remove_files()
+            self.remove_files()
             self._ignore_signals()
 
     async def _serve(
@@ -270,10 +273,11 @@ class Front:
         """The second Ctrl-C, or the watchdog: kill all workers, leave no files, end this instant."""
         if self._crew is not None:
             self._crew.kill_all()
-        self._remove_files()
+        self.remove_files()
         os._exit(self._plan.exit_code if self._plan and not self._interrupts else EXIT_INTERRUPTED)
 
-    def _remove_files(self) -> None:
+    def remove_files(self) -> None:
+        """The instance file and the socket directory. Idempotent."""
         if not self._private:
             remove_instance(os.getpid())
         if self._run_dir is not None:
