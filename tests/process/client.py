@@ -86,6 +86,13 @@ class Request:
         *_, last = self.events()
         return last
 
+    def last_error(self) -> dict[str, Any]:
+        """Of a stream that fails: its last event, or the answer itself if no token came before. A process
+        that dies takes with it what it has not sent yet, so both are right for one that dies early."""
+        error = self.last_event()["error"] if self.status == 200 else self.error()
+        assert isinstance(error, dict)
+        return error
+
     def hang_up(self) -> None:
         if self._response is not None:
             self._response.close()

@@ -71,7 +71,7 @@ def test_a_killed_workers_stream_ends_with_an_error_and_the_other_models_goes_on
 
 def test_a_crash_is_told_and_the_next_request_has_a_new_worker(server: Server) -> None:
     with Request(server, "crasher", words=FOREVER, stream=True) as stream:
-        error = stream.last_event()["error"]
+        error = stream.last_error()
     assert error["code"] == "worker_died"
     assert "SIGSEGV" in error["message"]
     assert_works(server, "crasher")
