@@ -10,7 +10,7 @@ from mlxk import __version__
 from mlxk.api.access import AccessDoor
 from mlxk.api.chat import chat_router
 from mlxk.api.completions import completions_router
-from mlxk.api.doors import BodyDoor, HostDoor, KeyDoor, is_loopback, load_keys, refuse_open_door
+from mlxk.api.doors import BodyDoor, DoorRules, HostDoor, KeyDoor, is_loopback
 from mlxk.api.errors import install_error_handlers
 from mlxk.api.facade import Service
 from mlxk.api.health import health_router
@@ -21,13 +21,14 @@ from mlxk.api.server import ApiServer
 from mlxk.config.settings import Settings
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service, rules: DoorRules | None = None) -> FastAPI:
     """Raises ConfigError for an unreadable key file, or an open address without a key."""
+    rules = rules or DoorRules(service.settings)
     app = FastAPI(
         title="mlxk",
         version=__version__,
         description="Several MLX language models, each in a process of its own, behind OpenAI's API.",
-        middleware=_doors(service.settings),
+        middleware=_doors(service.settings, rules),
         # A redirect would be built from the Host header and lose the body in some clients.
         redirect_slashes=False,
     )
@@ -40,13 +41,14 @@ def create_app(service: Service) -> FastAPI:
 
 def create_server(service: Service, settings: Settings) -> ApiServer:
     """For the supervisor's lifecycle, which knows nothing of FastAPI. Raises ConfigError as `create_app`."""
-    return ApiServer(create_app(service), default_stop_s=settings.stop_grace_s)
+    rules = DoorRules(settings)
+    return ApiServer(
+        create_app(service, rules), take_up=rules.take_up, default_stop_s=settings.stop_grace_s
+    )
 
 
-def _doors(settings: Settings) -> list[Middleware]:
+def _doors(settings: Settings, rules: DoorRules) -> list[Middleware]:
     """The first is the outermost."""
-    keys = load_keys(settings)
-    refuse_open_door(settings, keys)
     doors = [Middleware(AccessDoor)]
     if is_loopback(settings.host):
         doors.append(Middleware(HostDoor))
@@ -61,7 +63,6 @@ def _doors(settings: Settings) -> list[Middleware]:
                 expose_headers=["X-Request-ID", "Retry-After"],
             )
         )
-    if keys:
-        doors.append(Middleware(KeyDoor, keys=keys))
-    doors.append(Middleware(BodyDoor, max_bytes=settings.max_body_bytes))
+    doors.append(Middleware(KeyDoor, rules=rules))
+    doors.append(Middleware(BodyDoor, rules=rules))
     return doors

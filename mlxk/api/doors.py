@@ -101,15 +101,32 @@ def refuse_open_door(settings: Settings, keys: Sequence[bytes]) -> None:
         )
 
 
+class DoorRules:
+    """What the doors go by: one object that they share, so that a reload can change it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError for an unreadable key file, or an open address without a key."""
+        self.take_up(settings)
+
+    def take_up(self, settings: Settings) -> None:
+        """Raises ConfigError as above, and has changed nothing then."""
+        keys = load_keys(settings)
+        refuse_open_door(settings, keys)
+        self.keys = keys
+        """Empty: no key is asked for."""
+        self.max_body_bytes = settings.max_body_bytes
+
+
 class KeyDoor:
     """`Authorization: Bearer KEY`, compared in constant time with every key."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[bytes]) -> None:
+    def __init__(self, app: ASGIApp, rules: DoorRules) -> None:
         self.app = app
-        self._keys = tuple(keys)
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._is_known(scope):
+        is_open = not self._rules.keys or scope["type"] != "http" or scope["path"] in OPEN_PATHS
+        if is_open or self._is_known(scope):
             await self.app(scope, receive, send)
             return
         message = "Wrong or missing API key. Send 'Authorization: Bearer YOUR_KEY'."
@@ -125,7 +142,7 @@ class KeyDoor:
             return False
         key = key.strip()
         # No early end: the time must not tell which key was nearly right.
-        matches = [hmac.compare_digest(key, known) for known in self._keys]
+        matches = [hmac.compare_digest(key, known) for known in self._rules.keys]
         return any(matches)
 
 
@@ -143,9 +160,9 @@ class BodyDoor:
     sends sees a broken pipe instead of the 413.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, rules: DoorRules) -> None:
         self.app = app
-        self._max_bytes = max_bytes
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -162,7 +179,7 @@ class BodyDoor:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self._max_bytes:
+                if received > self._rules.max_body_bytes:
                     raise BodyTooLargeError
             return message
 
@@ -181,8 +198,8 @@ class BodyDoor:
     def _is_too_large(self, content_length: bytes) -> bool:
         # The HTTP parser has refused what is no number; a number of a thousand digits is its length's worth.
         digits = content_length.strip().lstrip(b"0")
-        return digits.isdigit() and (len(digits) > 18 or int(digits) > self._max_bytes)
+        return digits.isdigit() and (len(digits) > 18 or int(digits) > self._rules.max_body_bytes)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        message = f"The request body is over {self._max_bytes} bytes (max_body_bytes)."
+        message = f"The request body is over {self._rules.max_body_bytes} bytes (max_body_bytes)."
         await error_response(413, "request_too_large", message)(scope, receive, send)

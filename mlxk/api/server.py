@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
+
+from mlxk.config.settings import Settings
 
 
 class _Uvicorn(uvicorn.Server):
@@ -31,11 +33,22 @@ class _Uvicorn(uvicorn.Server):
 class ApiServer:
     """`start` it once on a bound socket, `stop` it once. It must be used within one event loop."""
 
-    def __init__(self, app: FastAPI, *, default_stop_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        take_up: Callable[[Settings], None] = lambda settings: None,
+        default_stop_s: float = 10.0,
+    ) -> None:
         self._app = app
+        self._take_up = take_up
         self._default_stop_s = default_stop_s
         self._uvicorn: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def configure(self, settings: Settings) -> None:
+        """Take up new keys and limits (a reload). Raises ConfigError, and has changed nothing then."""
+        self._take_up(settings)
 
     async def start(self, sock: socket.socket) -> None:
         """Returns when connections are accepted. `sock` is bound; it is closed by `stop`."""

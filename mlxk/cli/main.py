@@ -6,7 +6,9 @@ called, and the verb loads zmq, requests, the store or the server when it gets t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -15,9 +17,9 @@ import click
 
 from mlxk import __version__
 from mlxk.cli.errors import CliError, ExitCode
-from mlxk.cli.output import print_data, print_error, print_usage_error, silence_stdout
+from mlxk.cli.output import print_data, print_error, print_usage_error, silence
 
-VERBS = ("serve", "run", "ps", "load", "stop", "restart", "list")
+VERBS = ("serve", "run", "ps", "load", "stop", "restart", "reload", "list")
 """Each is `mlxk.cli.<verb>.command`. In the order of the help page."""
 
 EXAMPLES = """\b
@@ -97,7 +99,7 @@ def invoke(arguments: Sequence[str]) -> int:
     try:
         return _call(own, command, as_json=as_json)
     except BrokenPipeError:  # `mlxk run … | head -1`: the reader has what it wanted
-        silence_stdout()
+        silence(sys.stdout)
         return ExitCode.ERROR
 
 
@@ -123,11 +125,16 @@ def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
         # A mistake of ours: show where, on stderr, so that it can be reported.
         sys.excepthook(type(error), error, error.__traceback__)
         failure = CliError("internal_error", f"{type(error).__name__}: {error}")
-    if failure.exit_code == ExitCode.INTERRUPTED and not as_json:
-        if sys.stderr.isatty():
-            click.echo(err=True)  # the line that now says ^C; whoever pressed it needs no other words
-    else:
-        print_error(failure, command, as_json=as_json)
+    try:
+        if failure.exit_code == ExitCode.INTERRUPTED and not as_json:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the line that now says ^C; whoever pressed it needs no other words
+        else:
+            print_error(failure, command, as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full disk: the exit code is all that can still be said
+        silence(sys.stdout, sys.stderr)
     return failure.exit_code
 
 
@@ -135,4 +142,11 @@ def main() -> NoReturn:
     """The console script."""
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="replace")  # half an emoji from a model must not end the program
-    sys.exit(invoke(sys.argv[1:]))
+    code: int = ExitCode.INTERRUPTED
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # started in the background of a script
+    with contextlib.suppress(KeyboardInterrupt):
+        if not ignored:  # `mlxk.__main__` has made a Ctrl-C the end of the process during the imports
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = invoke(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: no traceback from the interpreter's end
+    sys.exit(code)

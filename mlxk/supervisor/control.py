@@ -104,19 +104,29 @@ class ControlSocket:
                 names = parse_models(request.args).models
                 return {"models": [await self._service.load(name) for name in names]}
             case "restart":
-                names = parse_models(request.args).models
-                return {"models": [await self._service.restart_model(name) for name in names]}
+                return await self._restart(request)
+            case "reload":
+                return await self._service.reload()
             case _:
                 text = (
                     f"This server does not know the verb {request.verb!r}; it may be older than the client."
                 )
                 raise ControlProtocolError(text)
 
+    async def _restart(self, request: ControlRequest) -> dict[str, Any]:
+        args = parse_models(request.args)
+        for name in args.models:  # an unknown name must be found before anything is restarted
+            await self._service.resolve(name)
+        restart = self._service.restart_model
+        return {
+            "models": [await restart(name, now=args.now, timeout_s=args.timeout_s) for name in args.models]
+        }
+
     async def _stop(self, request: ControlRequest) -> dict[str, Any]:
         args = parse_stop(request.args)
         if not args.models and not args.all:
             models = self._service.running_models()
-            self._service.request_shutdown(now=args.now)
+            self._service.request_shutdown(now=args.now, timeout_s=args.timeout_s)
             return {"models": models, "server": True}
         if args.all:
             stopped = await self._service.stop_all(now=args.now, timeout_s=args.timeout_s)

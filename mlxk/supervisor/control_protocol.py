@@ -27,6 +27,7 @@ class Verb(StrEnum):
     STOP = "stop"
     LOAD = "load"
     RESTART = "restart"
+    RELOAD = "reload"
 
 
 class ControlRequest(msgspec.Struct, frozen=True):
@@ -61,13 +62,18 @@ class StopArgs(msgspec.Struct, frozen=True):
     now: bool = False
     """Do not wait for what runs."""
     timeout_s: float | None = None
-    """How long a model's running requests may go on. None: the server's `drain_timeout`."""
+    """How long running requests may go on, a model's or the whole server's, if that is less than its
+    `drain_timeout`. None: that."""
 
 
 class ModelsArgs(msgspec.Struct, frozen=True):
     """Arguments of `load` and `restart`."""
 
     models: list[str]
+    now: bool = False
+    """`restart`: do not wait for what runs on the old process."""
+    timeout_s: float | None = None
+    """`restart`: how long that may go on. None: as long as it takes."""
 
 
 class ControlProtocolError(Exception):

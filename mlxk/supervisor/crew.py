@@ -35,6 +35,12 @@ class Crew:
         self._tasks: set[asyncio.Task[None]] = set()
         self.workers: dict[str, Worker] = {}
 
+    def configure(self, settings: Settings) -> None:
+        """New settings (a reload): also for the workers that run."""
+        self._settings = settings
+        for worker in self.workers.values():
+            worker.configure(settings)
+
     def hire(self, tell: Callable[[WorkerEvent], None]) -> Worker:
         """Spawn a worker without a model. Raises OSError if the system refuses a process."""
         worker_id = f"w{next(self._numbers)}"

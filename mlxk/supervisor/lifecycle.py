@@ -2,24 +2,25 @@
 
 First SIGINT: refuse new work, end every live stream with a terminal event, stop all workers in parallel.
 Second SIGINT: kill everything and leave. SIGTERM and `mlxk stop` let running requests finish first, for at
-most `drain_timeout`. A watchdog thread covers an event loop that is stuck.
+most `drain_timeout`. A watchdog thread covers an event loop that is stuck. All of it: `docs/signals.md`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import psutil
 import uvloop
@@ -27,16 +28,21 @@ import zmq
 
 from mlxk import __version__
 from mlxk.config import paths
-from mlxk.config.instance import Instance, read_instance, remove_instance, write_instance
+from mlxk.config.instance import Instance, read_instance, remove_instance
+from mlxk.config.logs import configure_logging
 from mlxk.config.settings import Settings
 from mlxk.store.builtin import BUILTIN_NAME
 from mlxk.store.catalog import Catalog
+from mlxk.supervisor.announce import example, publish, report_failure, report_ready, say
 from mlxk.supervisor.control import ControlSocket
 from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.leftovers import WORKER_SOCKET, sweep_leftovers
+from mlxk.supervisor.listener import listen, url_of
 from mlxk.supervisor.memory import default_limit_bytes
 from mlxk.supervisor.pool import Pool
-from mlxk.supervisor.run_dir import InstanceLock, StartError, make_run_dir, remove_run_dir
+from mlxk.supervisor.reloading import ReadSettings, Reloader
+from mlxk.supervisor.run_dir import InstanceLock, StartError, lock_holder, make_run_dir, remove_run_dir
 from mlxk.supervisor.service import SHUTTING_DOWN, Service
 from mlxk.supervisor.shutdown import (
     EXIT_ERROR,
@@ -47,6 +53,7 @@ from mlxk.supervisor.shutdown import (
     ShutdownPlan,
     start_watchdog,
 )
+from mlxk.supervisor.signals import SignalDesk, ignore
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.workers.protocol import FaultError
 
@@ -58,65 +65,97 @@ class HttpServer(Protocol):
 
     async def start(self, sock: socket.socket) -> None: ...
     async def stop(self, timeout_s: float) -> None: ...
+    def configure(self, settings: Settings) -> None: ...
 
+
+FILES_WAIT_S = 1.0
+"""Who leaves at once waits so long for a file that is just being made: a dead disk takes for ever."""
 
 MakeApp = Callable[[Service, Settings], HttpServer]
 
 
-def run_server(settings: Settings, *, private: bool, ready_fd: int | None, make_app: MakeApp) -> int:
-    """Serve until told to stop; returns the exit code. Messages for people go to stderr."""
+def run_server(
+    settings: Settings,
+    *,
+    private: bool,
+    ready_fd: int | None,
+    make_app: MakeApp,
+    signals: SignalDesk | None = None,
+    read_again: ReadSettings | None = None,
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises StartError; who holds the other end of
+    `ready_fd` has then been told, too."""
     lock = InstanceLock()
-    front = Front(settings, private, ready_fd, make_app)
+    front = Front(settings, private, ready_fd, make_app, read_again)
     try:
-        if not private and not lock.acquire():
-            running = read_instance()
-            where = f" at {running.url} (pid {running.pid})" if running else ""
-            raise StartError(f"A server is running already{where}. `mlxk stop` ends it.")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            front.loop = runner.get_loop()  # what a signal orders from now on waits there until it runs
+            if signals is not None:
+                signals.hand_over(front.on_signal)
+            if not private and not lock.acquire():
+                raise StartError(_already_running())
             return runner.run(front.run())
     except StartError as error:
-        print(f"mlxk serve: {error}", file=sys.stderr, flush=True)
-        return EXIT_ERROR
+        if ready_fd is not None:
+            report_failure(ready_fd, str(error))
+        raise
     finally:
-        # Once more: an interrupt may leap out of the loop, past what the front does at its end.
-        front.remove_files()
+        front.remove_files()  # once more: a loop that breaks down takes the front's own end with it
         lock.release()
+        if signals is not None:
+            signals.hand_over(ignore)
 
 
 class Front:
     """One life of the server process."""
 
-    def __init__(self, settings: Settings, private: bool, ready_fd: int | None, make_app: MakeApp) -> None:
+    loop: asyncio.AbstractEventLoop
+    """Set before `run`, and before the first signal may come."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        private: bool,
+        ready_fd: int | None,
+        make_app: MakeApp,
+        read_again: ReadSettings | None = None,
+    ) -> None:
         self._settings = settings
+        self._read_again = read_again
+        self._service: Service | None = None
+        """For a reload; None while there is nothing to reload."""
         self._private = private
         self._ready_fd = ready_fd
         self._make_app = make_app
         self._stopping = asyncio.Event()
         self._plan: ShutdownPlan | None = None
+        self._drain_until = math.inf
         self._interrupts = 0
+        self._reloads: set[asyncio.Future[dict[str, Any]]] = set()
+        self._watchdog_at = math.inf
         self._haste_s = min(INTERRUPT_GRACE_S, settings.stop_grace_s)
         self._crew: Crew | None = None
         self._run_dir: Path | None = None
+        self._making_files = threading.Lock()
+        """Held while a file is made, and for good by who leaves at once: nothing is made after that."""
 
     async def run(self) -> int:
-        self._loop = asyncio.get_running_loop()
-        listener = _listen(self._settings.host, self._settings.port)
+        listener = listen(self._settings.host, self._settings.port)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._run_dir = make_run_dir()
-            self._install_signals()
+            with self._making_files:
+                self._run_dir = make_run_dir()
             return await self._serve(listener, self._run_dir, context)
         finally:
             listener.close()
             context.term()
             self.remove_files()
-            self._ignore_signals()
 
     async def _serve(
         self, listener: socket.socket, run_dir: Path, context: zmq.Context[zmq.Socket[bytes]]
     ) -> int:
-        if not self._private:
-            await asyncio.to_thread(sweep_leftovers)
+        if not self._private and not await self._unless_hurried(asyncio.to_thread(sweep_leftovers)):
+            return self._take_plan().exit_code
         address = f"ipc://{run_dir}/{WORKER_SOCKET}"
         log_dir = run_dir if self._private else paths.log_dir()
         async with contextlib.AsyncExitStack() as stack:
@@ -126,19 +165,24 @@ class Front:
             crew = self._crew = Crew(self._settings, switchboard, address, log_dir)
             stack.push_async_callback(_dismiss, crew)
             limit = self._settings.max_memory_bytes or default_limit_bytes()
-            pool = Pool(self._settings, crew, limit)
-            service = Service(
-                self._settings, Catalog(self._settings), pool, crew, switchboard, self._on_stop_asked
-            )
+            events = EventBus()
+            pool = Pool(self._settings, crew, limit, events)
+            catalog = Catalog(self._settings)
+            service = Service(self._settings, catalog, pool, crew, switchboard, self._on_stop_asked, events)
             http = self._make_app(service, self._settings)
+            if self._read_again is not None and not self._private:
+                service.reloader = Reloader(service, self._read_again, partial(self._take_up, http), events)
+                self._service = service
             self._start_task(stack, pool.run(), "pool").add_done_callback(self._on_pool_done)
             self._start_task(stack, self._preload(service), "preload")
             control = ControlSocket(context, f"ipc://{run_dir}/c", service)
             stack.push_async_callback(control.close)
             await http.start(listener)
-            service.url = _url(listener)
-            service.mark_ready()
-            self._announce(service.url, run_dir / "c")
+            service.url = url_of(listener)
+            if not self._stopping.is_set():
+                service.mark_ready()
+                events.emit(EventKind.SERVER, state="ready")
+                self._announce(service.url, run_dir / "c")
             await self._stopping.wait()
             return await self._close(service, pool, crew, http)
 
@@ -156,10 +200,7 @@ class Front:
 
     async def _close(self, service: Service, pool: Pool, crew: Crew, http: HttpServer) -> int:
         service.begin_closing()
-        plan = self._take_plan()
-        if plan.drain_s > 0 and service.has_jobs():
-            log.info("waiting up to %.0f s for running requests", plan.drain_s)
-            await self._unless_hurried(service.jobs_done(plan.drain_s))
+        await self._drain(service)
         service.fail_jobs()
         http_closed = asyncio.create_task(http.stop(HTTP_CLOSE_S))
         finished = False
@@ -173,6 +214,16 @@ class Front:
         await http_closed
         return self._take_plan().exit_code
 
+    async def _drain(self, service: Service) -> None:
+        """Wait for running requests, until the earliest of the limits that were ordered."""
+        while service.has_jobs():
+            self._take_plan()
+            left_s = self._drain_until - time.monotonic()
+            if left_s <= 0:
+                return
+            log.info("waiting up to %.0f s for running requests", left_s)
+            await self._unless_hurried(service.jobs_done(left_s))
+
     def _take_plan(self) -> ShutdownPlan:
         """The plan as it is now. From here on `_stopping` tells of another order."""
         assert self._plan is not None
@@ -180,14 +231,16 @@ class Front:
         return self._plan
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, object]) -> bool:
-        """Wait for `work`; False if another order came first (`work` is cancelled)."""
+        """Wait for `work`; False if another order came first (`work` is cancelled). Raises what it raises."""
         task = asyncio.ensure_future(work)
         hurry = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([task, hurry], return_when=asyncio.FIRST_COMPLETED)
-        finished = task.done()
-        task.cancel()
         hurry.cancel()
-        return finished
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        return False
 
     async def _preload(self, service: Service) -> None:
         """Load the models of the command line and the configuration, one after the other."""
@@ -204,16 +257,14 @@ class Front:
             created_at = psutil.Process().create_time()
             argv = tuple(sys.argv[1:])
             pid, control = os.getpid(), str(control_path)
-            write_instance(Instance(pid, created_at, control, url, __version__, argv, os.getcwd()))
-        print(f"listening on {url}", flush=True)
+            with self._making_files:
+                publish(Instance(pid, created_at, control, url, __version__, argv, _cwd()))
+        say(f"listening on {url}")
         if not self._private:
             model = next(iter(self._settings.preloaded()), BUILTIN_NAME)
-            print(_example(url, model, self._settings.api_key_file is not None), flush=True)
+            say(example(url, model, self._settings.api_key_file is not None))
         if self._ready_fd is not None:
-            facts = {"pid": os.getpid(), "url": url, "control": str(control_path)}
-            with contextlib.suppress(OSError):
-                os.write(self._ready_fd, json.dumps(facts).encode() + b"\n")
-            os.close(self._ready_fd)
+            report_ready(self._ready_fd, pid=os.getpid(), url=url, control=str(control_path))
         if self._private:
             threading.Thread(target=self._watch_parent, name="parent-watch", daemon=True).start()
 
@@ -222,36 +273,48 @@ class Front:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._stop, ShutdownPlan(EXIT_OK, 0, self._haste_s))
+        self._order(ShutdownPlan(EXIT_OK, 0, self._haste_s))
 
-    # -------------------------------------------------------------------- signals
+    # --------------------------------------------------------------- orders to end
 
-    def _install_signals(self) -> None:
-        # signal.signal, not the loop's own: these handlers also run when a callback blocks the loop.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _ignore_signals(self) -> None:
-        """Everything has ended, only the interpreter has not: there is nothing to interrupt any more."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int) -> None:
+        """In the signals' own thread: the loop may be stuck, or not run yet."""
+        if number == signal.SIGHUP:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to reload
+                self.loop.call_soon_threadsafe(self._reload)
+            return
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
                 self._leave_now()
-            plan = ShutdownPlan(EXIT_INTERRUPTED, 0, self._haste_s)
+            self._order(ShutdownPlan(EXIT_INTERRUPTED, 0, self._haste_s))
         else:
-            plan = ShutdownPlan(EXIT_OK, self._settings.drain_timeout_s, self._settings.stop_grace_s)
-        start_watchdog(plan, self._leave_now)  # here: the loop may be stuck and never get to the rest
-        self._loop.call_soon_threadsafe(self._stop, plan)
+            self._order(self._patient_plan(self._settings.drain_timeout_s))
 
-    def _on_stop_asked(self, now: bool) -> None:
+    def _reload(self) -> None:
+        if self._service is not None and not self._service.is_closing():
+            task = asyncio.ensure_future(self._service.reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._on_reloaded)
+
+    def _on_reloaded(self, task: asyncio.Future[dict[str, Any]]) -> None:
+        """What was wrong has been logged; nobody else waits for it."""
+        self._reloads.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, FaultError):
+            log.error("the reload failed", exc_info=error)
+
+    def _take_up(self, http: HttpServer, settings: Settings) -> None:
+        """What a reload changes outside of the pool. Raises ConfigError, and has changed nothing then."""
+        http.configure(settings)
+        configure_logging(settings.log_level, settings.log_json)
+        self._settings = settings
+
+    def _patient_plan(self, drain_s: float) -> ShutdownPlan:
+        return ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s)
+
+    def _on_stop_asked(self, now: bool, drain_limit_s: float | None) -> None:
         drain_s = 0.0 if now else self._settings.drain_timeout_s
-        self._stop(ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s))
+        self._order(self._patient_plan(drain_s if drain_limit_s is None else min(drain_s, drain_limit_s)))
 
     def _on_pool_done(self, task: asyncio.Task[None]) -> None:
         """A bug in the pool's task: without it nothing can be served, so end loudly instead of hanging."""
@@ -259,22 +322,31 @@ class Front:
             log.critical("the pool's task failed", exc_info=task.exception())
             if self._crew is not None:
                 self._crew.kill_all()  # nobody else can end them in order
-            self._stop(ShutdownPlan(EXIT_ERROR, 0, self._haste_s))
+            self._order(ShutdownPlan(EXIT_ERROR, 0, self._haste_s))
+
+    def _order(self, plan: ShutdownPlan) -> None:
+        """From any thread. The watchdog first: the loop may never get to the rest."""
+        if (at := time.monotonic() + plan.limit_s) < self._watchdog_at:
+            self._watchdog_at = at
+            start_watchdog(plan, self._leave_now)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: that was the end already
+            self.loop.call_soon_threadsafe(self._stop, plan)
 
     def _stop(self, plan: ShutdownPlan) -> None:
-        """The first call starts the end; a later one may only hasten it."""
+        """The first order starts the end; a later one may only hasten it."""
         hastened = plan if self._plan is None else self._plan.hastened_by(plan)
-        if hastened != self._plan:
-            self._plan = hastened
-            start_watchdog(hastened, self._leave_now)
+        drain_until = min(self._drain_until, time.monotonic() + plan.drain_s)
+        if hastened != self._plan or drain_until < self._drain_until:
+            self._plan, self._drain_until = hastened, drain_until
             self._stopping.set()
 
-    def _leave_now(self) -> None:
-        """The second Ctrl-C, or the watchdog: kill all workers, leave no files, end this instant."""
+    def _leave_now(self) -> NoReturn:
+        """The second Ctrl-C, or the watchdog, in their threads: kill all workers, leave no files, end."""
         if self._crew is not None:
             self._crew.kill_all()
+        self._making_files.acquire(timeout=FILES_WAIT_S)
         self.remove_files()
-        os._exit(self._plan.exit_code if self._plan and not self._interrupts else EXIT_INTERRUPTED)
+        os._exit(EXIT_INTERRUPTED if self._interrupts else EXIT_ERROR)
 
     def remove_files(self) -> None:
         """The instance file and the socket directory. Idempotent."""
@@ -292,36 +364,20 @@ async def _dismiss(crew: Crew) -> None:
     crew.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; raises StartError with what to do."""
+def _already_running() -> str:
+    running = read_instance()
+    if running is not None:
+        return f"A server is running already at {running.url} (pid {running.pid}). `mlxk stop` ends it."
+    pid = lock_holder()
+    return (
+        f"A server is running already{f' (pid {pid})' if pid else ''}: it holds {paths.lock_file()}. It is "
+        f"starting or ending, or its instance.json was lost. If it stays, end it with: kill {pid or 'PID'}"
+    )
+
+
+def _cwd() -> str:
+    """Empty if it was removed: `mlxk restart` then starts the server where it is called itself."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise StartError(f"The address {host!r} cannot be used: {error.strerror}.") from error
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        raise StartError(
-            f"Port {port} on {host} cannot be had ({error.strerror}). Choose another: --port N"
-        ) from error
-    sock.setblocking(False)
-    return sock
-
-
-def _example(url: str, model: str, has_key_file: bool) -> str:
-    """A line to paste into another terminal."""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]})
-    for wildcard in ("//0.0.0.0:", "//[::]:"):
-        url = url.replace(wildcard, "//127.0.0.1:")
-    keyed = any(os.environ.get(name) for name in ("MLXK_API_KEY", "MLXK_API_KEYS", "MLXK_API_KEY_FILE"))
-    key = ' -H "Authorization: Bearer $MLXK_API_KEY"' if keyed or has_key_file else ""
-    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return os.getcwd()
+    except OSError:
+        return ""

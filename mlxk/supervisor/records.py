@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 
 from mlxk.store.catalog import ModelRef
+from mlxk.supervisor.orders import StopOrder
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.views import ModelView
-from mlxk.workers.protocol import Loaded
+from mlxk.workers.protocol import Fault, Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,17 @@ class StopResult:
     stopped: bool
     """False: it did not run."""
     freed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RestartResult:
+    """What a restart of one model did."""
+
+    name: str
+    load_s: float
+    freed_bytes: int = 0
+    seamless: bool = False
+    """The new process was ready before the old one took its last request."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,12 +73,29 @@ class ModelRecord:
     ready_at: float = 0.0
     unwanted_since: float | None = None
     """While LOADING: since when nobody waits for it any more."""
+    successor_id: str | None = None
+    """A restart's new worker, until it is ready and takes `worker_id`'s place."""
+    successor_failure: Fault | None = None
+    leaving: dict[str, int] = field(default_factory=dict)
+    """Workers that were replaced or given up, until they are reaped, with the leases they still have."""
+    restart_order: StopOrder | None = None
+    """How the old worker of a restart is to end."""
+    restart_began: float = 0.0
+    restart_waiters: list[asyncio.Future[RestartResult]] = field(default_factory=list)
     memory_before_stop: int = 0
     stop_waiters: list[asyncio.Future[StopResult]] = field(default_factory=list)
+    announced: ModelState = ModelState.ABSENT
+    """The state that listeners were told last."""
 
     @property
     def name(self) -> str:
         return self.ref.name
+
+    @property
+    def worker_ids(self) -> list[str]:
+        """All its processes that have not been reaped."""
+        present = (self.worker_id, self.successor_id, *self.leaving)
+        return [worker_id for worker_id in present if worker_id is not None]
 
     def view(self, queued: int) -> ModelView:
         return ModelView(
@@ -74,6 +103,8 @@ class ModelRecord:
             state=self.state,
             cost_bytes=self.cost_bytes,
             has_worker=self.worker_id is not None,
+            has_successor=self.successor_id is not None,
+            n_leaving=len(self.leaving),
             in_flight=self.in_flight,
             queued=queued,
             last_used=self.last_used,

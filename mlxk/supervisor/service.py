@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from mlxk.store.catalog import Catalog, ModelRef
 from mlxk.store.errors import AmbiguousModelError, UnhealthyModelError, UnknownModelError
 from mlxk.store.inspection import ModelFacts, inspect_model
 from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.events import EventBus
 from mlxk.supervisor.job import Job
-from mlxk.supervisor.memory import process_bytes
+from mlxk.supervisor.memory import default_limit_bytes, process_bytes
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.records import ModelRecord, StopResult
+from mlxk.supervisor.reloading import Reloader
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
@@ -40,11 +43,15 @@ class Service:
         pool: Pool,
         crew: Crew,
         switchboard: Switchboard,
-        shut_down: Callable[[bool], None],
+        shut_down: Callable[[bool, float | None], None],
+        events: EventBus | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.url = ""
+        self.events = events or EventBus()
+        self.reloader: Reloader | None = None
+        """Set by the lifecycle, unless the server is private."""
         self._pool = pool
         self._crew = crew
         self._switchboard = switchboard
@@ -78,8 +85,33 @@ class Service:
             if worker is not None
         ]
 
-    def request_shutdown(self, *, now: bool = False) -> None:
-        self._shut_down(now)
+    def request_shutdown(self, *, now: bool = False, timeout_s: float | None = None) -> None:
+        """`timeout_s` limits how long running requests may go on, below `drain_timeout`."""
+        self._shut_down(now, timeout_s)
+
+    # -------------------------------------------------------------------- reload
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again; returns what has changed. Raises FaultError if it is wrong."""
+        self._refuse_if_closing()
+        if self.reloader is None:
+            raise fault(FaultCode.INVALID_REQUEST, "A private server has no configuration to reload.")
+        return await self.reloader.reload()
+
+    def configure(self, settings: Settings) -> None:
+        """Take up new settings: for everything that comes from now on."""
+        self.settings = settings
+        self.catalog = Catalog(settings)
+        self._crew.configure(settings)
+        self._pool.configure(settings, settings.max_memory_bytes or default_limit_bytes())
+
+    def process_names(self) -> set[str]:
+        """Models with a process, in whatever state."""
+        return set(self._pool.running_names())
+
+    async def retire(self, name: str) -> None:
+        """Stop what runs under a name that means nothing any more, when its requests are done."""
+        await self._pool.stop(name, drain_s=math.inf, grace_s=self.settings.stop_grace_s)
 
     # -------------------------------------------------------------------- models
 
@@ -195,9 +227,23 @@ class Service:
         names = self._pool.running_names()
         return list(await asyncio.gather(*(self._stop(name, now=now, timeout_s=timeout_s) for name in names)))
 
-    async def restart_model(self, model: str) -> dict[str, Any]:
-        stopped = await self.stop_model(model)
-        return {**await self.load(model), "freed_bytes": stopped["freed_bytes"]}
+    async def restart_model(
+        self, model: str, *, now: bool = False, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """A new process for the model; returns when it is ready and the old one gone. No request fails for
+        it, unless `now` or `timeout_s` cuts the old one's short: by default they take the time they need."""
+        self._refuse_if_closing()
+        ref = await self.resolve(model)
+        drain_s = 0.0 if now else math.inf if timeout_s is None else timeout_s
+        began = time.monotonic()
+        result = await self._pool.restart(ref, drain_s=drain_s, grace_s=self.settings.stop_grace_s)
+        return {
+            "name": result.name,
+            "load_s": round(result.load_s, 3),
+            "took_s": round(time.monotonic() - began, 3),
+            "freed_bytes": result.freed_bytes,
+            "seamless": result.seamless,
+        }
 
     async def _stop(self, name: str, *, now: bool, timeout_s: float | None) -> dict[str, Any]:
         drain_s = 0.0 if now else self.settings.drain_timeout_s
@@ -227,7 +273,8 @@ class Service:
 
     def _is_shown(self, record: ModelRecord) -> bool:
         """What runs, failed, or is waited for (it may be ABSENT until there is room)."""
-        return record.state is not ModelState.ABSENT or self._pool.queued(record.name) > 0
+        absent = record.state is ModelState.ABSENT and not record.worker_ids
+        return not absent or self._pool.queued(record.name) > 0
 
     def _worker(self, record: ModelRecord) -> Worker | None:
         return self._crew.workers.get(record.worker_id) if record.worker_id else None
@@ -252,7 +299,7 @@ class Service:
                 "misses": cache.misses,
                 "reused_tokens": cache.reused_tokens,
             },
-            "in_flight": record.in_flight,
+            "in_flight": record.in_flight + sum(record.leaving.values()),
             "queued": self._pool.queued(record.name),
             "tokens_per_s": round(worker.vitals.tokens_per_s, 1) if worker else 0.0,
             "until": _until(record, now),

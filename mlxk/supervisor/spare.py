@@ -23,7 +23,7 @@ class Spare:
 
     def __init__(self, hire: Callable[[], Worker], *, wanted: bool) -> None:
         self._hire = hire
-        self._wanted = wanted
+        self.wanted = wanted
         self._worker: Worker | None = None
         self._warm = False
         self._due = 0.0
@@ -41,7 +41,7 @@ class Spare:
         return taken
 
     def refill(self, now: float) -> None:
-        if not self._wanted or self._worker is not None or now < self._due:
+        if not self.wanted or self._worker is not None or now < self._due:
             return
         try:
             self._worker = self._hire()

@@ -116,6 +116,10 @@ class Worker:
     def post(self, message: _Post) -> None:
         self._inbox.put_nowait(message)
 
+    def configure(self, settings: Settings) -> None:
+        """New limits of time (a reload): for what begins from now on."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Until the process has been reaped."""
         self.child.exited.add_done_callback(lambda done: self.post(_Exited(done.result())))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxk.api.doors import (
     BodyDoor,
+    DoorRules,
     HostDoor,
     KeyDoor,
     is_local_host_header,
@@ -15,6 +17,13 @@ from mlxk.api.doors import (
 )
 from mlxk.config.settings import ConfigError, Settings
 from tests.unit.api.asgi import ask, welcome
+
+
+def rules(*keys: str, **settings: Any) -> DoorRules:
+    made = DoorRules(Settings(**settings))
+    made.keys = tuple(key.encode() for key in keys)
+    return made
+
 
 # ---------------------------------------------------------------------------- host
 
@@ -89,13 +98,13 @@ def test_loopback_addresses(host: str, loopback: bool) -> None:
 
 @pytest.mark.parametrize("header", ["Bearer k1", "bearer k1", "Bearer k2", "Bearer  k2 "])
 def test_any_of_the_keys_opens(header: str) -> None:
-    app = KeyDoor(welcome, [b"k1", b"k2"])
+    app = KeyDoor(welcome, rules("k1", "k2"))
     assert ask(app, headers=[("Authorization", header)]).status == 200
 
 
 @pytest.mark.parametrize("header", ["", "k1", "Bearer", "Bearer k", "Bearer k11", "Basic k1", "Bearer é"])
 def test_anything_else_does_not(header: str) -> None:
-    app = KeyDoor(welcome, [b"k1", b"k2"])
+    app = KeyDoor(welcome, rules("k1", "k2"))
     refused = ask(app, path="/v1/models", headers=[("Authorization", header)])
     assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -103,12 +112,12 @@ def test_anything_else_does_not(header: str) -> None:
 
 def test_two_authorizations_are_none() -> None:
     headers = [("Authorization", "Bearer k1"), ("Authorization", "Bearer k1")]
-    assert ask(KeyDoor(welcome, [b"k1"]), headers=headers).status == 401
+    assert ask(KeyDoor(welcome, rules("k1")), headers=headers).status == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_probes_need_no_key(path: str) -> None:
-    assert ask(KeyDoor(welcome, [b"k1"]), path=path).status == 200
+    assert ask(KeyDoor(welcome, rules("k1")), path=path).status == 200
 
 
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
@@ -140,16 +149,43 @@ def test_an_open_address_needs_a_key_or_a_word() -> None:
 
 @pytest.mark.parametrize("pieces", [[b"x" * 10], [b"x" * 4] * 2, [b""]])
 def test_a_body_within_the_limit_passes(pieces: list[bytes]) -> None:
-    answer = ask(BodyDoor(welcome, 10), method="POST", body=pieces)
+    answer = ask(BodyDoor(welcome, rules(max_body_bytes=10)), method="POST", body=pieces)
     assert (answer.status, answer.body) == (200, str(len(b"".join(pieces))).encode())
 
 
 @pytest.mark.parametrize("length", ["11", "0011", "9" * 5000])
 def test_a_large_content_length_is_refused_before_it_is_read(length: str) -> None:
-    answer = ask(BodyDoor(welcome, 10), method="POST", headers=[("Content-Length", length)], body=())
+    answer = ask(
+        BodyDoor(welcome, rules(max_body_bytes=10)),
+        method="POST",
+        headers=[("Content-Length", length)],
+        body=(),
+    )
     assert (answer.status, answer.error["code"]) == (413, "request_too_large")
 
 
 def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large() -> None:
-    answer = ask(BodyDoor(welcome, 10), method="POST", body=[b"x" * 6, b"x" * 6, b"never read"])
+    answer = ask(
+        BodyDoor(welcome, rules(max_body_bytes=10)), method="POST", body=[b"x" * 6, b"x" * 6, b"never read"]
+    )
     assert answer.status == 413
+
+
+# -------------------------------------------------------------------------- reload
+
+
+def test_new_keys_and_limits_are_taken_up_together_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("first")
+    doors = DoorRules(Settings(api_key_file=str(file)))
+    key_door, body_door = KeyDoor(welcome, doors), BodyDoor(welcome, doors)
+    file.write_text("second")
+    doors.take_up(Settings(api_key_file=str(file), max_body_bytes=5))
+    assert ask(key_door, headers=[("Authorization", "Bearer first")]).status == 401
+    assert ask(key_door, headers=[("Authorization", "Bearer second")]).status == 200
+    assert ask(body_door, method="POST", body=[b"x" * 6]).status == 413
+    file.write_text("# none")
+    with pytest.raises(ConfigError):
+        doors.take_up(Settings(api_key_file=str(file), max_body_bytes=50))
+    assert ask(key_door, headers=[("Authorization", "Bearer second")]).status == 200
+    assert ask(body_door, method="POST", body=[b"x" * 6]).status == 413

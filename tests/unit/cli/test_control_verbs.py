@@ -143,9 +143,17 @@ def test_a_fault_of_the_server_becomes_an_exit_code(type, code, mlxk_with):
 
 
 def test_restart_of_a_model(mlxk_with):
-    result, seen = mlxk_with("restart", "tiny", answer={"models": [{"name": "tiny"}]})
-    assert (result.code, result.out) == (0, "restarted tiny\n")
-    assert seen == [("restart", {"models": ["tiny"]})]
+    model = {"name": "tiny", "took_s": 0.42, "seamless": True}
+    result, seen = mlxk_with("restart", "tiny", answer={"models": [model]})
+    assert (result.code, result.out) == (0, "restarted tiny in 0.4 s\n")
+    assert seen == [("restart", {"models": ["tiny"], "now": False, "timeout_s": None})]
+
+
+def test_restart_says_when_there_was_no_room_for_two(mlxk_with):
+    answer = {"models": [{"name": "tiny", "took_s": 2, "seamless": False}]}
+    result, seen = mlxk_with("restart", "--timeout", "5", "tiny", answer=answer)
+    assert result.out == "restarted tiny in 2.0 s (its requests had to wait)\n"
+    assert seen[0][1]["timeout_s"] == 5
 
 
 def test_restart_of_the_server_uses_the_arguments_it_was_started_with(mlxk_with, bystander, monkeypatch):
@@ -296,7 +304,11 @@ def served(monkeypatch):
         calls.append({"settings": settings, **options})
         return 130
 
+    def leave(code: int) -> NoReturn:
+        raise click.exceptions.Exit(code)  # not of this process
+
     monkeypatch.setattr("mlxk.supervisor.lifecycle.run_server", run_server)
+    monkeypatch.setattr("mlxk.cli.serve._leave", leave)
     return calls
 
 

@@ -15,13 +15,14 @@ from mlxk.supervisor import pool as pool_module
 from mlxk.supervisor import restarts
 from mlxk.supervisor import spare as spare_module
 from mlxk.supervisor.pool import Pool
-from mlxk.supervisor.records import Lease
+from mlxk.supervisor.records import Lease, RestartResult
 from mlxk.supervisor.states import ModelState, WorkerState
 from mlxk.workers.protocol import Fault, FaultCode, FaultError
 from tests.unit.supervisor.aio import in_loop, turns
 from tests.unit.supervisor.fakes import FakeCrew, FakeWorker, ref
 
 GB = 1 << 30
+MB = 1 << 20
 PLAIN = Settings(spare=False, keep_alive_s=-1, cache_bytes=0, max_batch=2)
 
 
@@ -49,12 +50,12 @@ class Stage:
         while not condition():  # noqa: ASYNC110  # the pool has no event for "a decision was carried out"
             await asyncio.sleep(0.001)
 
-    def ask(self, name: str, keep_alive_s: float | None = None) -> asyncio.Task[Lease]:
-        return asyncio.create_task(self.pool.acquire(ref(name), keep_alive_s))
+    def ask(self, name: str, keep_alive_s: float | None = None, *, size: int = 1000) -> asyncio.Task[Lease]:
+        return asyncio.create_task(self.pool.acquire(ref(name, size), keep_alive_s))
 
-    async def load(self, name: str) -> FakeWorker:
+    async def load(self, name: str, size: int = 1000) -> FakeWorker:
         """READY and idle, on the next worker."""
-        asked = self.ask(name)
+        asked = self.ask(name, size=size)
         worker = await self.until_worker(len(self.crew.workers) + 1)
         worker.become_ready()
         self.pool.release(await asked)
@@ -464,3 +465,139 @@ async def test_no_process_for_a_spare_is_no_harm() -> None:
         stage.worker(1).die()
         await asyncio.sleep(0.05)
         assert stage.pool.describe_spare() is None
+
+
+# ------------------------------------------------------------------------ restart
+
+
+def restarting(stage: Stage, name: str) -> asyncio.Task[RestartResult]:
+    return asyncio.create_task(stage.pool.restart(ref(name), drain_s=60, grace_s=1))
+
+
+@in_loop
+async def test_a_restart_has_the_new_worker_ready_before_the_old_one_drains() -> None:
+    async with on_stage() as stage:
+        old = await stage.load("a")
+        lease = await stage.ask("a")
+        restart = restarting(stage, "a")
+        new = await stage.until_worker(2)
+        assert (await stage.ask("a")).worker_id == "w1"  # the old one works on meanwhile
+        assert old.stops == []
+        new.become_ready()
+        assert (await stage.ask("a")).worker_id == "w2"
+        assert old.stops[0].drain_s == 60
+        assert not restart.done()
+        stage.pool.release(lease)
+        old.end()
+        result = await restart
+        assert result.seamless
+        assert stage.state("a") is ModelState.READY
+
+
+@in_loop
+async def test_without_room_for_two_a_restart_ends_the_old_worker_first_and_requests_wait() -> None:
+    async with on_stage(limit=1 * GB) as stage:
+        old = await stage.load("a", GB // 2)
+        restart = asyncio.create_task(stage.pool.restart(ref("a", GB // 2), drain_s=60, grace_s=1))
+        await stage.until(lambda: old.stops)
+        asked = stage.ask("a", size=GB // 2)
+        await turns()
+        assert len(stage.crew.workers) == 1
+        old.end()
+        (await stage.until_worker(2)).become_ready()
+        assert (await asked).worker_id == "w2"
+        assert not (await restart).seamless
+
+
+@in_loop
+async def test_a_restart_that_fails_leaves_the_old_worker_at_work() -> None:
+    async with on_stage() as stage:
+        old = await stage.load("a")
+        restart = restarting(stage, "a")
+        (await stage.until_worker(2)).die()
+        with pytest.raises(FaultError, match="its old process goes on"):
+            await restart
+        assert (await stage.ask("a")).worker_id == "w1"
+        assert old.stops == []
+
+
+@in_loop
+async def test_when_the_old_worker_dies_meanwhile_the_successor_becomes_the_load() -> None:
+    async with on_stage() as stage:
+        old = await stage.load("a")
+        restart = restarting(stage, "a")
+        new = await stage.until_worker(2)
+        old.die()
+        asked = stage.ask("a")
+        await turns()
+        assert len(stage.crew.workers) == 2
+        new.become_ready()
+        assert (await asked).worker_id == "w2"
+        assert (await restart).name == "a"
+
+
+@in_loop
+async def test_a_stop_during_a_restart_ends_both_workers_and_the_restart() -> None:
+    async with on_stage() as stage:
+        old = await stage.load("a")
+        restart = restarting(stage, "a")
+        new = await stage.until_worker(2)
+        stopping = asyncio.create_task(stage.pool.stop("a", drain_s=0, grace_s=0))
+        with pytest.raises(FaultError):
+            await restart
+        assert old.stops
+        assert new.stops
+        old.end()
+        await turns()
+        assert not stopping.done()
+        new.become_ready()  # it crossed with the stop
+        new.end()
+        assert (await stopping).stopped
+        assert stage.state("a") is ModelState.ABSENT
+
+
+@in_loop
+async def test_a_restart_of_what_does_not_run_loads_it() -> None:
+    async with on_stage() as stage:
+        restart = restarting(stage, "a")
+        (await stage.until_worker(1)).become_ready()
+        assert not (await restart).seamless
+
+
+@in_loop
+async def test_a_restart_whose_load_is_refused_says_why() -> None:
+    async with on_stage(limit=GB) as stage:
+        restart = asyncio.create_task(stage.pool.restart(ref("a", 2 * GB), drain_s=1, grace_s=1))
+        with pytest.raises(FaultError, match="--max-memory"):
+            await restart
+
+
+@in_loop
+async def test_a_worker_that_drains_for_a_restart_counts_as_memory_until_it_is_gone() -> None:
+    async with on_stage(limit=1500 * MB) as stage:
+        old = await stage.load("a", 400 * MB)
+        lease = await stage.ask("a", size=400 * MB)
+        restart = asyncio.create_task(stage.pool.restart(ref("a", 400 * MB), drain_s=60, grace_s=1))
+        (await stage.until_worker(2)).become_ready()
+        await stage.until(lambda: old.stops)
+        asked = stage.ask("b", size=400 * MB)
+        await turns()
+        assert len(stage.crew.workers) == 2
+        stage.pool.release(lease)
+        old.end()
+        await restart
+        (await stage.until_worker(3)).become_ready()
+        await asked
+
+
+@in_loop
+async def test_new_settings_touch_what_is_kept_and_nothing_that_runs() -> None:
+    async with on_stage() as stage:
+        worker = await stage.load("a")
+        pinned = {"a": ModelSettings("a", pinned=True)}
+        stage.pool.configure(replace(PLAIN, keep_alive_s=0.01, models=pinned), 50 * GB)
+        await stage.until(lambda: stage.pool.memory_limit_bytes == 50 * GB)
+        await asyncio.sleep(0.05)
+        assert worker.stops == []
+        stage.pool.configure(replace(PLAIN, keep_alive_s=0.01), 50 * GB)
+        await stage.until(lambda: worker.stops)

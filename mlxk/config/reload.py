@@ -1,0 +1,60 @@
+"""What a reload changes: the difference of two settings, and what of it takes effect at once. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from mlxk.config.settings import ModelSettings, Settings
+
+FIXED = frozenset({"host", "port", "no_auth", "cors_origins", "engine"})
+"""Settings that a server keeps until it is restarted: its socket and its doors are built on them."""
+NEXT_LOAD = frozenset({"max_batch", "cache_bytes"})
+"""Settings that a model gets when it is loaded: those that run keep what they have."""
+_NO_SETTINGS = frozenset({"models", "sources"})
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Names of settings and of models, sorted."""
+
+    applied: tuple[str, ...] = ()
+    """In effect from now on."""
+    next_load: tuple[str, ...] = ()
+    """In effect for models that are loaded from now on."""
+    needs_restart: tuple[str, ...] = ()
+    """Only `mlxk restart` brings these into effect."""
+    models: tuple[str, ...] = ()
+    """Their tables have changed, were added or removed."""
+    models_to_restart: tuple[str, ...] = ()
+    """Of these, where the change is one that only a new process can take up."""
+    models_to_load: tuple[str, ...] = ()
+    """Preloaded now and not before."""
+
+
+def compare(old: Settings, new: Settings) -> Changes:
+    names = {one.name for one in fields(Settings)} - _NO_SETTINGS
+    changed = {name for name in names if getattr(old, name) != getattr(new, name)}
+    models = sorted(
+        name for name in old.models.keys() | new.models.keys() if old.models.get(name) != new.models.get(name)
+    )
+    return Changes(
+        applied=tuple(sorted(changed - FIXED - NEXT_LOAD)),
+        next_load=tuple(sorted(changed & NEXT_LOAD)),
+        needs_restart=tuple(sorted(changed & FIXED)),
+        models=tuple(models),
+        models_to_restart=tuple(
+            name for name in models if _what_it_loads(old, name) != _what_it_loads(new, name)
+        ),
+        models_to_load=tuple(name for name in new.preloaded() if name not in old.preloaded()),
+    )
+
+
+def effective(old: Settings, new: Settings) -> Settings:
+    """`new`, but for what stays as it is until a restart."""
+    return replace(new, **{name: getattr(old, name) for name in FIXED})
+
+
+def _what_it_loads(settings: Settings, name: str) -> ModelSettings:
+    """The model's table without what the pool can take up while its process runs."""
+    own = settings.models.get(name, ModelSettings(name))
+    return replace(own, pinned=False, preload=False, keep_alive_s=None)

@@ -1,0 +1,97 @@
+"""Gives models their workers: from the spare or from a new process, told what to load. The pool's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from mlxk.config.settings import Settings
+from mlxk.store.catalog import ModelRef
+from mlxk.supervisor import costs
+from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.memory import process_bytes
+from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
+from mlxk.supervisor.records import ModelRecord
+from mlxk.supervisor.spare import Spare
+from mlxk.workers.protocol import Load
+
+log = logging.getLogger("mlxk.pool")
+
+
+class Loader:
+    """`tell` is handed to every worker. `records` are the pool's, read for what the others take."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        crew: Crew,
+        tell: Callable[[WorkerEvent], None],
+        records: Mapping[str, ModelRecord],
+        memory_limit_bytes: int,
+    ) -> None:
+        self._crew = crew
+        self._tell = tell
+        self._records = records
+        self._model_of: dict[str, str] = {}
+        self.spare = Spare(lambda: crew.hire(tell), wanted=settings.spare)
+        self.configure(settings, memory_limit_bytes)
+
+    def configure(self, settings: Settings, memory_limit_bytes: int) -> None:
+        """Also later, by a reload: for the loads to come."""
+        self._settings = settings
+        self._memory_limit_bytes = memory_limit_bytes
+        self._cache_bytes = costs.cache_budget_bytes(settings.cache_bytes, memory_limit_bytes)
+        self.spare.wanted = settings.spare
+
+    def cost_bytes(self, ref: ModelRef) -> int:
+        """What a worker with this model is expected to take."""
+        return costs.model_cost_bytes(ref.size_bytes, self._cache_bytes)
+
+    def start(self, record: ModelRecord) -> str:
+        """A worker for the model, told to load as soon as it can; returns its id. Raises OSError if the
+        system refuses a process. A spare is taken also while it warms up: it is further than a new one."""
+        worker, warm = self.spare.take() or (self._crew.hire(self._tell), False)
+        self._model_of[worker.id] = record.name
+        if warm:
+            self.order_load(record, worker.id)
+        return worker.id
+
+    def order_load(self, record: ModelRecord, worker_id: str) -> None:
+        own = self._settings.models.get(record.name)
+        others = sum(one.view(0).held_bytes for one in self._records.values() if one is not record)
+        spec = Load(
+            name=record.name,
+            path=str(record.ref.path),
+            cache_bytes=self._cache_bytes,
+            memory_bytes=max(record.cost_bytes, self._memory_limit_bytes - others),
+            context_length=own.context_length if own else None,
+            trust_remote_code=own.trust_remote_code if own else False,
+            options={"max_batch": self._settings.max_batch, **(own.options if own else {})},
+        )
+        worker = self._crew.workers.get(worker_id)
+        if worker is not None:
+            worker.post(LoadOrder(spec))
+
+    def end(self, worker_id: str, order: StopOrder) -> None:
+        if (worker := self._crew.workers.get(worker_id)) is not None:
+            worker.post(order)
+
+    def memory_of(self, worker_id: str) -> int:
+        """What its process holds now, in bytes; 0 if it is gone."""
+        worker = self._crew.workers.get(worker_id)
+        return process_bytes(worker.vitals.pid) if worker is not None else 0
+
+    def model_of(self, worker_id: str) -> str | None:
+        """None for the spare and for strangers."""
+        return self._model_of.get(worker_id)
+
+    def forget(self, worker_id: str) -> None:
+        self._model_of.pop(worker_id, None)
+
+    def keeping(self, name: str) -> tuple[bool, float]:
+        """Whether the model is pinned, and for how many seconds it is kept when idle (negative: for ever)."""
+        own = self._settings.models.get(name)
+        if own is None:
+            return False, self._settings.keep_alive_s
+        keep_alive_s = self._settings.keep_alive_s if own.keep_alive_s is None else own.keep_alive_s
+        return own.pinned, keep_alive_s
