@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
-from mlxk.cli.control import ask, end_server, server
-from mlxk.cli.errors import not_running
+from mlxk.cli.control import ask, server
+from mlxk.cli.errors import CliError
 from mlxk.cli.options import json_option, limit_option
 from mlxk.cli.output import print_data
+
+POLL_S = 0.05
 
 EXAMPLES = """\b
 Examples:
   mlxk restart tiny     a fresh process for one model
-  mlxk restart          the server, in the background, with the arguments it was started with"""
+  mlxk restart          the server, with the arguments it was started with"""
 
 
 @click.command("restart", short_help="Restart models, or the server.", epilog=EXAMPLES)
@@ -26,8 +29,9 @@ def command(models: tuple[str, ...], now: bool, timeout_s: float | None, as_json
     """Restart MODELs, or the server if none is named.
 
     A model's new process is ready before the old one drains, where memory allows two: no request fails.
-    The server ends as with `mlxk stop` and comes back in the background, with the arguments that it was
-    started with.
+    The server ends as with `mlxk stop` and begins anew in the same process, with the environment and the
+    arguments that it was started with, in the foreground or the background as before. If the configuration
+    has become wrong, it says so and goes on as it is.
     """
     data = _restart_models(models, now, timeout_s) if models else _restart_server(now, timeout_s)
     if as_json:
@@ -47,13 +51,25 @@ def _restart_models(models: tuple[str, ...], now: bool, timeout_s: float | None)
 
 
 def _restart_server(now: bool, timeout_s: float | None) -> dict[str, Any]:
-    from mlxk.cli.server_process import arguments_of, start_detached
-    from mlxk.config.instance import read_instance
+    from mlxk.config.instance import read_recorded
 
-    instance = read_instance()
-    if instance is None:
-        raise not_running()
     with server() as client:
-        end_server(client, now=now, timeout_s=timeout_s)
-    ready = start_detached(arguments_of(instance.argv), cwd=instance.cwd)
-    return {"models": [], "server": {"pid": ready.pid, "url": ready.url}}
+        before = read_recorded()
+        old_control = before.control if before else None
+        ask(client, "restart", {"models": [], "now": now, "timeout_s": timeout_s}, timeout_s=None)
+        # It keeps its pid, but not its control socket.
+        while client.is_server_alive():
+            instance = read_recorded()
+            if instance is not None and instance.control != old_control and instance.pid == client.pid:
+                return {"models": [], "server": {"pid": instance.pid, "url": instance.url}}
+            time.sleep(POLL_S)
+    raise CliError("start_failed", _why_it_stayed_away(client.pid))
+
+
+def _why_it_stayed_away(pid: int) -> str:
+    from mlxk.config.paths import log_dir
+
+    return (
+        f"the server (pid {pid}) ended and did not come back. Its terminal says why, or "
+        f"{log_dir()}/server.log if it was started with --detach; start it anew with: mlxk serve"
+    )

@@ -91,7 +91,9 @@ def command(
         from mlxk.api.app import create_server
         from mlxk.config.logs import configure_logging
         from mlxk.config.settings import ConfigError, load_settings
-        from mlxk.supervisor.lifecycle import StartError, run_server
+        from mlxk.supervisor.lifecycle import run_server
+        from mlxk.supervisor.run_dir import StartError
+        from mlxk.supervisor.shutdown import BEGIN_ANEW
 
         configure_logging(settings.log_level, settings.log_json)
         try:
@@ -107,15 +109,47 @@ def command(
             raise CliError("config_error", str(error)) from error
         except StartError as error:
             raise CliError("start_failed", str(error)) from error
+        if code == BEGIN_ANEW:
+            _begin_anew()
         _leave(code)
+
+
+def _begin_anew() -> None:
+    """Become a new server, with the same environment, arguments, terminal and pid: also a service manager
+    sees one process that goes on. Signals stay blocked meanwhile; the new one takes them."""
+    _flush()
+    command = [sys.executable, *words_to_begin_anew(sys.orig_argv[1:])]
+    try:
+        os.execv(sys.executable, command)
+    except OSError as error:  # an upgrade has removed this interpreter, say
+        message = f"the server has ended and could not begin anew with {sys.executable}: {error.strerror}"
+        raise CliError("start_failed", message) from error
+
+
+def words_to_begin_anew(words: list[str]) -> list[str]:
+    """The command line without what belonged to that one start."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*kept, word, *rest]
+        if word == "--ready-fd":
+            next(rest, None)
+        elif not word.startswith("--ready-fd="):
+            kept.append(word)
+    return kept
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _leave(code: int) -> NoReturn:
     """The end of the process, while signals are still kept away. Everything has been ended and said by now;
     the interpreter would take another 0.2 s to take itself apart."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    _flush()
     os._exit(code)
 
 

@@ -48,9 +48,8 @@ def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = 
     """
     from mlxk.config.paths import log_dir
 
-    log_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     path = log_dir() / "server.log"
-    with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb") as log:
+    with _open_log(path) as log:
         begin = log.seek(0, os.SEEK_END)
         process, ready_fd = _spawn(arguments, stdin=subprocess.DEVNULL, output=log, cwd=cwd)
         try:
@@ -62,6 +61,19 @@ def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = 
             os.close(ready_fd)
     process.returncode = 0  # it outlives us: keeps Popen from complaining about that
     return ready
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb")
+    except OSError as error:
+        raise CliError(
+            "start_failed",
+            f"the server did not start: its log {path} cannot be written ({error.strerror}). Free some space "
+            "on its disk, or set MLXK_HOME to a directory that can be written.",
+            {"log": [], "exit_code": None},
+        ) from error
 
 
 @contextlib.contextmanager
@@ -92,22 +104,6 @@ def private_server(*, limit_s: float = READY_LIMIT_S) -> Iterator[Ready]:
             except KeyboardInterrupt:
                 _kill(process)  # its workers notice, and end too
                 raise
-
-
-def arguments_of(argv: Sequence[str]) -> list[str]:
-    """What followed `serve` when a server was started, without what belonged to that one start."""
-    words = list(argv)
-    words = words[words.index("serve") + 1 :] if "serve" in words else words[1:]
-    kept: list[str] = []
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            return [*kept, word, *words]
-        if word == "--ready-fd":
-            words = words[1:]
-        elif word not in ("--detach", "--private", "--json") and not word.startswith("--ready-fd="):
-            kept.append(word)
-    return kept
 
 
 def _spawn(
@@ -148,18 +144,26 @@ def _await_ready(
     if line is None:
         details = {"log": _tail(log, log_begin)}
         raise CliError("timed_out", f"the server was not ready after {limit_s:g} s and was ended", details)
+    reason = ""
     try:
         fields = json.loads(line)
+        reason = str(fields.get("error", ""))
         return Ready(pid=int(fields["pid"]), url=str(fields["url"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=DEATH_GRACE_S)
     tail = _tail(log, log_begin)
-    last_words = "\n".join(["", *tail]) if tail else " and said nothing"
-    source = f" (log: {where})" if where else ""
-    message = f"the server did not start: {_ending(process.returncode)}{source}{last_words}"
+    message = f"the server did not start: {_why(reason, tail, process.returncode, where)}"
     raise CliError("start_failed", message, {"log": tail, "exit_code": process.returncode})
+
+
+def _why(reason: str, tail: list[str], returncode: int | None, where: Path | None) -> str:
+    """The end of its log; or what it said through its pipe, where a full disk has swallowed that."""
+    if reason and not any(reason in line for line in tail):
+        return reason
+    last_words = "\n".join(["", *tail]) if tail else " and said nothing"
+    return f"{_ending(returncode)}{f' (log: {where})' if where else ''}{last_words}"
 
 
 def _explain_death(process: subprocess.Popen[bytes], log: IO[bytes], error: CliError) -> None:

@@ -96,6 +96,8 @@ class ControlSocket:
         match request.verb:
             case "ping":
                 return {"ready": self._service.is_ready()}
+            case "counts":
+                return await self._service.load_counts()
             case "ps":
                 return await self._service.pool_data()
             case "stop":
@@ -115,6 +117,9 @@ class ControlSocket:
 
     async def _restart(self, request: ControlRequest) -> dict[str, Any]:
         args = parse_models(request.args)
+        if not args.models:
+            await self._service.request_restart(now=args.now, timeout_s=args.timeout_s)
+            return {"models": [], "server": True}
         for name in args.models:  # an unknown name must be found before anything is restarted
             await self._service.resolve(name)
         restart = self._service.restart_model

@@ -23,6 +23,8 @@ class Verb(StrEnum):
     an unknown verb of a newer client gets an answer that names it, not a decoding error."""
 
     PING = "ping"
+    COUNTS = "counts"
+    """What is at work, in numbers: for whoever hunts a leak."""
     PS = "ps"
     STOP = "stop"
     LOAD = "load"
@@ -52,6 +54,8 @@ class ControlReply(msgspec.Struct, frozen=True):
     id: str
     data: dict[str, Any] | None = None
     error: ControlFault | None = None
+    more: bool = False
+    """Another reply to the same request will follow, once the client has asked for it (`Verb.MORE`)."""
 
 
 class StopArgs(msgspec.Struct, frozen=True):
@@ -66,8 +70,17 @@ class StopArgs(msgspec.Struct, frozen=True):
     `drain_timeout`. None: that."""
 
 
+class EventsArgs(msgspec.Struct, frozen=True):
+    """Arguments of `events`. The answer is a stream of `{"events": [...]}`; an empty list is a sign of life."""
+
+    recent: int = 0
+    """So many of the past come first."""
+    follow: bool = True
+    """Go on with what happens, until the server ends."""
+
+
 class ModelsArgs(msgspec.Struct, frozen=True):
-    """Arguments of `load` and `restart`."""
+    """Arguments of `load` and `restart`. `restart` without models: the server itself."""
 
     models: list[str]
     now: bool = False
@@ -115,6 +128,11 @@ def decode_reply(frame: bytes | memoryview) -> ControlReply:
 def parse_stop(args: dict[str, Any]) -> StopArgs:
     """Raises ControlProtocolError naming the argument that is wrong."""
     return _convert(args, StopArgs)
+
+
+def parse_events(args: dict[str, Any]) -> EventsArgs:
+    """Raises ControlProtocolError naming the argument that is wrong."""
+    return _convert(args, EventsArgs)
 
 
 def parse_models(args: dict[str, Any]) -> ModelsArgs:

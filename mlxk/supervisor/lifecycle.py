@@ -45,6 +45,7 @@ from mlxk.supervisor.reloading import ReadSettings, Reloader
 from mlxk.supervisor.run_dir import InstanceLock, StartError, lock_holder, make_run_dir, remove_run_dir
 from mlxk.supervisor.service import SHUTTING_DOWN, Service
 from mlxk.supervisor.shutdown import (
+    BEGIN_ANEW,
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -53,7 +54,7 @@ from mlxk.supervisor.shutdown import (
     ShutdownPlan,
     start_watchdog,
 )
-from mlxk.supervisor.signals import SignalDesk, ignore
+from mlxk.supervisor.signals import SignalDesk, ignore, leave_at_once
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.workers.protocol import FaultError
 
@@ -83,7 +84,7 @@ def run_server(
     signals: SignalDesk | None = None,
     read_again: ReadSettings | None = None,
 ) -> int:
-    """Serve until told to stop; returns the exit code. Raises StartError; who holds the other end of
+    """Serve until told to stop; returns the exit code, or BEGIN_ANEW. Raises StartError; who holds the other end of
     `ready_fd` has then been told, too."""
     lock = InstanceLock()
     front = Front(settings, private, ready_fd, make_app, read_again)
@@ -94,7 +95,8 @@ def run_server(
                 signals.hand_over(front.on_signal)
             if not private and not lock.acquire():
                 raise StartError(_already_running())
-            return runner.run(front.run())
+            code = runner.run(front.run())
+            return BEGIN_ANEW if front.again else code
     except StartError as error:
         if ready_fd is not None:
             report_failure(ready_fd, str(error))
@@ -103,7 +105,7 @@ def run_server(
         front.remove_files()  # once more: a loop that breaks down takes the front's own end with it
         lock.release()
         if signals is not None:
-            signals.hand_over(ignore)
+            signals.hand_over(leave_at_once if front.again else ignore)
 
 
 class Front:
@@ -130,8 +132,11 @@ class Front:
         self._stopping = asyncio.Event()
         self._plan: ShutdownPlan | None = None
         self._drain_until = math.inf
+        self.again = False
+        """It ends for a restart."""
         self._interrupts = 0
         self._reloads: set[asyncio.Future[dict[str, Any]]] = set()
+        self._n_orders = 0
         self._watchdog_at = math.inf
         self._haste_s = min(INTERRUPT_GRACE_S, settings.stop_grace_s)
         self._crew: Crew | None = None
@@ -172,6 +177,7 @@ class Front:
             http = self._make_app(service, self._settings)
             if self._read_again is not None and not self._private:
                 service.reloader = Reloader(service, self._read_again, partial(self._take_up, http), events)
+                service.restart = self._on_restart_asked
                 self._service = service
             self._start_task(stack, pool.run(), "pool").add_done_callback(self._on_pool_done)
             self._start_task(stack, self._preload(service), "preload")
@@ -316,6 +322,14 @@ class Front:
         drain_s = 0.0 if now else self._settings.drain_timeout_s
         self._order(self._patient_plan(drain_s if drain_limit_s is None else min(drain_s, drain_limit_s)))
 
+    def _on_restart_asked(self, now: bool, drain_limit_s: float | None) -> None:
+        self._on_stop_asked(now, drain_limit_s)
+        self.loop.call_soon(self._begin_anew, self._n_orders)
+
+    def _begin_anew(self, n_orders: int) -> None:
+        """Unless another order has come meanwhile: who stops a server that restarts wants it stopped."""
+        self.again = n_orders == self._n_orders
+
     def _on_pool_done(self, task: asyncio.Task[None]) -> None:
         """A bug in the pool's task: without it nothing can be served, so end loudly instead of hanging."""
         if not task.cancelled():
@@ -326,6 +340,8 @@ class Front:
 
     def _order(self, plan: ShutdownPlan) -> None:
         """From any thread. The watchdog first: the loop may never get to the rest."""
+        self._n_orders += 1
+        self.again = False
         if (at := time.monotonic() + plan.limit_s) < self._watchdog_at:
             self._watchdog_at = at
             start_watchdog(plan, self._leave_now)

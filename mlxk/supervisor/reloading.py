@@ -76,6 +76,14 @@ class Reloader:
         self._events.emit(EventKind.RELOADED, **facts)
         return facts
 
+    async def check(self) -> None:
+        """Raises FaultError if a server could not start with what the configuration says now."""
+        try:
+            await asyncio.to_thread(self._read)
+        except ConfigError as error:
+            text = f"The server was not restarted, the configuration is wrong: {error}"
+            raise FaultError(Fault(FaultCode.INVALID_REQUEST, text)) from error
+
     def _follow_up(self, changes: Changes, running: set[str]) -> None:
         for name in changes.models_to_restart:
             if name in running:

@@ -51,7 +51,8 @@ class Service:
         self.url = ""
         self.events = events or EventBus()
         self.reloader: Reloader | None = None
-        """Set by the lifecycle, unless the server is private."""
+        self.restart: Callable[[bool, float | None], None] | None = None
+        """Both set by the lifecycle, unless the server is private."""
         self._pool = pool
         self._crew = crew
         self._switchboard = switchboard
@@ -85,9 +86,31 @@ class Service:
             if worker is not None
         ]
 
+    async def load_counts(self) -> dict[str, int]:
+        """What is at work right now, down to the workers' own word. All zero, but for `tasks`, when idle."""
+        workers = list(self._crew.workers.values())
+        await asyncio.gather(*(worker.refresh(REFRESH_TIMEOUT_S) for worker in workers))
+        return {
+            "jobs": len(self._jobs),
+            "mailboxes": self._switchboard.open_requests(),
+            "waiters": sum(self._pool.queued(record.name) for record in self._pool.records()),
+            "leases": sum(record.in_flight for record in self._pool.records()),
+            "sequences": sum(worker.vitals.stats.in_flight for worker in workers),
+            "tasks": len(asyncio.all_tasks()),
+        }
+
     def request_shutdown(self, *, now: bool = False, timeout_s: float | None = None) -> None:
         """`timeout_s` limits how long running requests may go on, below `drain_timeout`."""
         self._shut_down(now, timeout_s)
+
+    async def request_restart(self, *, now: bool, timeout_s: float | None) -> None:
+        """End as for `request_shutdown` and begin anew, in the same process: same environment, arguments,
+        terminal and pid. Raises FaultError if the new server could not start with the present configuration."""
+        self._refuse_if_closing()
+        if self.reloader is None or self.restart is None:
+            raise fault(FaultCode.INVALID_REQUEST, "A private server cannot be restarted.")
+        await self.reloader.check()
+        self.restart(now, timeout_s)
 
     # -------------------------------------------------------------------- reload
 

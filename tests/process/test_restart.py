@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from mlxk.supervisor.control_client import ControlError
 from tests.process.client import Request
+from tests.process.conftest import StartServer
 from tests.process.watch import pid_of, until
 from tests.server import Server, add_fake_model, is_alive, standing
 
@@ -135,3 +137,63 @@ def test_without_room_for_two_requests_wait_and_none_fails(cramped: Server) -> N
     assert "had to wait" in restart.stdout
     assert statuses == {200}, traffic.texts
     assert not is_alive(old)
+
+
+# -------------------------------------------------------------------- the server itself
+
+
+@pytest.fixture
+def alone(tmp_path: Path, start: StartServer) -> Server:
+    add_fake_model(tmp_path, "steady", step_s=0.02)
+    return start(keep_alive="77s")
+
+
+def test_the_server_begins_anew_with_its_own_environment_and_pid(alone: Server) -> None:
+    alone.call("load", {"models": ["steady"]})
+    old_worker, before = pid_of(alone, "steady"), read_recorded_in(alone)
+    with Request(alone, "steady", words=30, stream=True) as stream:
+        stream.next_event()
+        alone.env["MLXK_KEEP_ALIVE"] = "1s"  # of who types the verb: none of the server's business
+        result = alone.cli("restart", "--json")
+        assert result.returncode == 0, result.stdout
+        assert stream.last_event()["choices"][0]["finish_reason"] == "length"  # drained, not cut
+    assert json.loads(result.stdout)["data"]["server"]["pid"] == alone.pid
+    assert not is_alive(old_worker)
+    assert not Path(before["control"]).parent.exists()
+    after = read_recorded_in(alone)
+    alone.control_path, alone.url = after["control"], after["url"]
+    assert alone.ps() == {}
+    with Request(alone, "steady", words=1) as request:
+        assert request.text() == "w0"
+    assert 60 < alone.ps()["steady"]["until"] <= 77
+    alone.signal(signal.SIGINT)
+    assert alone.wait() == 130
+    assert not (alone.home / "instance.json").exists()
+    assert not Path(after["control"]).parent.exists()
+
+
+def test_a_wrong_configuration_refuses_the_restart_and_the_server_goes_on(alone: Server) -> None:
+    (alone.home / "config.toml").write_text("[server]\nprot = 1\n")
+    result = alone.cli("restart")
+    assert result.returncode == 1
+    assert "was not restarted" in result.stderr
+    assert "port" in result.stderr
+    alone.call("load", {"models": ["steady"]})
+
+
+def test_ctrl_c_during_a_restart_ends_the_server_for_good(alone: Server) -> None:
+    alone.call("load", {"models": ["steady"]})
+    with Request(alone, "steady", words=100_000, stream=True) as stream:
+        stream.next_event()
+        alone.call("restart", {"models": []})
+        until(lambda: "waiting up to" in alone.log())
+        alone.signal(signal.SIGINT)
+        assert alone.wait() == 130
+        assert stream.last_event()["error"]["code"] == "shutting_down"
+    assert alone.log().count("listening on") == 1
+
+
+def read_recorded_in(server: Server) -> dict[str, str]:
+    recorded = json.loads((server.home / "instance.json").read_text())
+    assert isinstance(recorded, dict)
+    return recorded

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
+import click
 import pytest
 
 from mlxk.cli import control
 from mlxk.cli.errors import CliError
 from mlxk.cli.ps import HEAD, format_pool
 from mlxk.cli.server_process import Ready
+from mlxk.config.instance import read_recorded, write_instance
 from mlxk.supervisor.control_protocol import ControlFault
 from tests.unit.cli.control_stub import control_stub
 
@@ -156,22 +159,27 @@ def test_restart_says_when_there_was_no_room_for_two(mlxk_with):
     assert seen[0][1]["timeout_s"] == 5
 
 
-def test_restart_of_the_server_uses_the_arguments_it_was_started_with(mlxk_with, bystander, monkeypatch):
-    started: list[list[str]] = []
+def test_restart_of_the_server_waits_for_its_new_control_socket(mlxk_with, bystander):
+    def begin_anew(request: Any) -> dict[str, Any]:
+        old = read_recorded()
+        assert old is not None
+        write_instance(replace(old, control="/somewhere/new"))
+        return {"models": [], "server": True}
 
-    def start(arguments: list[str], *, cwd: str) -> Ready:
-        assert bystander.poll() is not None, "the old server must be gone before the new one starts"
-        started.append(arguments)
-        return Ready(pid=99, url="http://127.0.0.1:8123")
+    result, seen = mlxk_with("restart", "--json", answer=begin_anew, pid=bystander.pid)
+    assert result.data["server"]["pid"] == bystander.pid
+    assert seen[-1] == ("restart", {"models": [], "now": False, "timeout_s": None})
 
+
+def test_restart_of_a_server_that_does_not_come_back_says_where_to_look(mlxk_with, bystander):
     def end(request: Any) -> dict[str, Any]:
         bystander.kill()
         return {"models": [], "server": True}
 
-    monkeypatch.setattr("mlxk.cli.server_process.start_detached", start)
-    result, _ = mlxk_with("restart", "--json", answer=end, pid=bystander.pid)
-    assert result.data == {"models": [], "server": {"pid": 99, "url": "http://127.0.0.1:8123"}}
-    assert started == [["--port=8123", "--", "tiny"]]
+    result, _ = mlxk_with("restart", answer=end, pid=bystander.pid)
+    assert result.code == 1
+    assert "did not come back" in result.err
+    assert "mlxk serve" in result.err
 
 
 # ----------------------------------------------------------------------------- stop

@@ -14,7 +14,7 @@ import pytest
 
 from mlxk.cli import server_process
 from mlxk.cli.errors import CliError
-from mlxk.cli.server_process import arguments_of, private_server, start_detached
+from mlxk.cli.server_process import private_server, start_detached
 
 INTERPRETER = sys.executable
 
@@ -171,17 +171,3 @@ def test_starting_servers_leaves_no_descriptor_open(stand_in):
     with pytest.raises(CliError):
         start_detached([])
     assert me.num_fds() == before
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        (["/usr/bin/mlxk", "serve"], []),
-        (["python", "-P", "-m", "mlxk", "serve", "--port", "0", "tiny"], ["--port", "0", "tiny"]),
-        (["mlxk", "serve", "--ready-fd", "7", "--port=1", "--detach", "--json"], ["--port=1"]),
-        (["mlxk", "--json", "serve", "--ready-fd=7", "--", "--detach"], ["--", "--detach"]),
-        (["mlxk", "serve", "--port=0", "--", "serve", "tiny"], ["--port=0", "--", "serve", "tiny"]),
-    ],
-)
-def test_the_arguments_of_a_start_are_found_again(argv, expected):
-    assert arguments_of(argv) == expected
