@@ -146,3 +146,16 @@ def _config(kind: ModelKind) -> dict[str, Any]:
         if part is not None:
             part["vocab_size"] = builtin["vocab_size"]
     return config
+
+
+def add_to_hub(hub: Path, name: str) -> Path:
+    """A copy of the built-in model in the layout of the hub's cache; gives the blob of its weights."""
+    repo = hub / f"models--{name.replace('/', '--')}"
+    snapshot = repo / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for file in builtin_path().iterdir():
+        if file.is_file():
+            (repo / "blobs" / file.name).write_bytes(file.read_bytes())
+            (snapshot / file.name).symlink_to(Path("..", "..", "blobs", file.name))
+    return repo / "blobs" / "model.safetensors"

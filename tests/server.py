@@ -28,7 +28,11 @@ class Server:
     """One running server. `home` is its MLXK_HOME."""
 
     def __init__(
-        self, home: Path, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "mlxk"),
     ) -> None:
         self.home = home
         self.env = {
@@ -41,7 +45,7 @@ class Server:
         home.mkdir(parents=True, exist_ok=True)
         ready_read, ready_write = os.pipe()
         os.set_inheritable(ready_write, True)
-        command = [sys.executable, "-P", "-m", "mlxk", "serve", "--port", "0", "--ready-fd", str(ready_write)]
+        command = [sys.executable, "-P", *program, "serve", "--port", "0", "--ready-fd", str(ready_write)]
         with self.log_path.open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, *arguments],

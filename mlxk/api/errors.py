@@ -48,7 +48,7 @@ ANSWERS: Mapping[FaultCode, _Answer] = {
     FaultCode.WORKER_DIED: _Answer(503, "server_error", 1.0),
     FaultCode.SHUTTING_DOWN: _Answer(503, "server_error", 5.0),
     FaultCode.CANCELLED: _Answer(503, "server_error", 1.0),
-    FaultCode.DEADLINE_EXCEEDED: _Answer(504, "server_error"),
+    FaultCode.DEADLINE_EXCEEDED: _Answer(503, "server_error", 10.0),
     FaultCode.ENGINE_ERROR: _Answer(500, "server_error"),
     FaultCode.INTERNAL: _Answer(500, "server_error"),
 }

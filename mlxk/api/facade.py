@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from mlxk.config.settings import Settings
+from mlxk.supervisor.events import EventBus
 from mlxk.workers.protocol import Generate, RequestEvent
 
 
@@ -38,6 +39,9 @@ class Service(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def events(self) -> EventBus: ...
 
     def is_ready(self) -> bool: ...
 

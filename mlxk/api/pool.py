@@ -1,15 +1,19 @@
-"""GET /pool, POST /pool/{model}/load, DELETE /pool/{model}: what is loaded, over HTTP."""
+"""GET /pool, GET /pool/events, POST /pool/{model}/load, DELETE /pool/{model}: what is loaded, over HTTP."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
 
 from mlxk.api.disconnects import run_unless_gone
+from mlxk.api.events import DOCUMENT, EventReply
 from mlxk.api.facade import Service
 from mlxk.api.openapi import error_responses
+
+EVENT_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 def pool_router(service: Service) -> APIRouter:
@@ -19,6 +23,18 @@ def pool_router(service: Service) -> APIRouter:
     async def get_pool() -> JSONResponse:
         """The `data` of `mlxk ps --json`."""
         return JSONResponse(await service.pool_data())
+
+    @router.get("/events", response_class=Response, responses={**DOCUMENT, **error_responses(400)})
+    async def get_events(
+        recent: Annotated[int, Query(ge=0, le=256, description="So many past events come first.")] = 0,
+        last_event_id: Annotated[
+            str | None, Header(description="Number of the last event seen: those after it come first.")
+        ] = None,
+    ) -> EventReply:
+        """What happens: changes of state, loads and their progress, evictions, crashes. Server-sent events,
+        each a JSON object with `n`, `time` (Unix seconds), `kind` and facts."""
+        after = int(last_event_id) if last_event_id and EVENT_NUMBER.fullmatch(last_event_id) else None
+        return EventReply(service, recent=recent, after=after)
 
     @router.post(
         "/{model:path}/load", response_class=JSONResponse, responses=error_responses(400, 404, 429, 503)

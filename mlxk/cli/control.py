@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mlxk import __version__
 from mlxk.cli.errors import CliError, not_running
 
 if TYPE_CHECKING:
@@ -34,7 +35,18 @@ def server() -> Iterator[ControlClient]:
     except ControlTimeoutError as error:
         raise CliError("timed_out", str(error)) from error
     except ControlError as error:
-        raise CliError(error.fault.type, error.fault.message, error.fault.details) from error
+        message = error.fault.message + _version_hint(error.fault.type)
+        raise CliError(error.fault.type, message, error.fault.details) from error
+
+
+def _version_hint(fault_type: str) -> str:
+    """What is to be done if the two do not understand each other because one was upgraded."""
+    from mlxk.config.instance import read_instance
+
+    instance = read_instance() if fault_type in ("protocol_error", "invalid_request") else None
+    if instance is None or instance.version == __version__:
+        return ""
+    return f" The server runs mlxk {instance.version}, this is {__version__}: mlxk restart"
 
 
 def ask(client: ControlClient, verb: str, args: dict[str, Any], *, timeout_s: float | None) -> dict[str, Any]:

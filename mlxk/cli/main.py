@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from mlxk import __version__
 from mlxk.cli.errors import CliError, ExitCode
 from mlxk.cli.output import print_data, print_error, print_usage_error, silence
 
-VERBS = ("serve", "run", "ps", "load", "stop", "restart", "reload", "list")
+VERBS = ("serve", "run", "ps", "load", "stop", "restart", "reload", "logs", "events", "list", "doctor")
 """Each is `mlxk.cli.<verb>.command`. In the order of the help page."""
 
 EXAMPLES = """\b
@@ -149,4 +150,11 @@ def main() -> NoReturn:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         code = invoke(sys.argv[1:])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: no traceback from the interpreter's end
+    if code == ExitCode.INTERRUPTED:
+        # A KeyboardInterrupt that passed through an `exec` (dataclasses has one) makes Python end itself by
+        # SIGINT instead, although it was caught.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -15,16 +15,17 @@ NOTHING = "-"
 """What a table shows where there is no value, so that every row has the same number of words."""
 
 
-def print_data(command: str, data: Mapping[str, Any]) -> None:
-    """The envelope of a verb that did what it was asked."""
-    _print_envelope({"status": "success", "command": command, "data": data, "error": None})
+def print_data(command: str, data: Mapping[str, Any], *, error: CliError | None = None) -> None:
+    """The envelope of a verb that did what it was asked; `error` if what it found is itself a failure."""
+    fault = None if error is None else _fault(error)
+    status = "success" if error is None else "error"
+    _print_envelope({"status": status, "command": command, "data": data, "error": fault})
 
 
 def print_error(error: CliError, command: str | None, *, as_json: bool) -> None:
     """An envelope on stdout, or a sentence on stderr."""
     if as_json:
-        fault = {"type": error.type, "message": error.message, **error.details}
-        _print_envelope({"status": "error", "command": command, "data": None, "error": fault})
+        _print_envelope({"status": "error", "command": command, "data": None, "error": _fault(error)})
     else:
         click.echo(click.style("error: ", fg="red") + printable(error.message, keep_lines=True), err=True)
 
@@ -36,6 +37,10 @@ def print_usage_error(error: click.UsageError, command: str | None, *, as_json: 
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try '{error.ctx.command_path} --help'.", err=True)
     print_error(CliError("usage", message), command, as_json=as_json)
+
+
+def _fault(error: CliError) -> dict[str, Any]:
+    return {"type": error.type, "message": error.message, **error.details}
 
 
 def note(message: str) -> None:
@@ -88,11 +93,13 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
     return "\n".join("  ".join(pad(cell, i) for i, cell in enumerate(line)).rstrip() for line in lines)
 
 
-def silence_stdout() -> None:
-    """After a broken pipe: point stdout at nothing, or the interpreter complains once more at its exit."""
-    try:
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
-        os.close(descriptor)
-    except (OSError, ValueError):
-        pass  # no real stdout, so there is nothing to complain about
+def silence(*streams: TextIO) -> None:
+    """After a broken pipe or a full disk: point them at nothing, or the interpreter, which tries to write the
+    rest at its exit, complains once more and changes the exit code."""
+    for stream in streams:
+        try:
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, stream.fileno())
+            os.close(descriptor)
+        except (OSError, ValueError):
+            pass  # no real stream, so there is nothing to complain about

@@ -67,9 +67,7 @@ def _restart_server(now: bool, timeout_s: float | None) -> dict[str, Any]:
 
 
 def _why_it_stayed_away(pid: int) -> str:
-    from mlxk.config.paths import log_dir
-
     return (
-        f"the server (pid {pid}) ended and did not come back. Its terminal says why, or "
-        f"{log_dir()}/server.log if it was started with --detach; start it anew with: mlxk serve"
+        f"the server (pid {pid}) ended and did not come back; `mlxk logs` says why. "
+        "Start it anew with: mlxk serve"
     )

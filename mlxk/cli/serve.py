@@ -19,6 +19,9 @@ from mlxk.cli.output import print_data
 if TYPE_CHECKING:
     from mlxk.config.settings import Settings
 
+LOG_FLUSH_S = 0.5
+"""What the log's last lines may delay the end: a terminal may be stopped, a disk hang."""
+
 EXAMPLES = """\b
 Examples:
   mlxk serve
@@ -42,6 +45,7 @@ Examples:
 @click.option("--no-auth", is_flag=True, default=None, help="Serve a public address without an API key.")
 @click.option("--api-key-file", type=click.Path(resolve_path=True), help="File with one API key a line.")
 @setting_option("drain_timeout", "TIME", "Time for running requests when asked to stop.  [default: 30s]")
+@click.option("--background", is_flag=True, hidden=True, help="What --detach starts: logs to its file only.")
 @click.option("--private", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 @json_option
@@ -52,6 +56,7 @@ def command(
     models: tuple[str, ...],
     config: str | None,
     detach: bool,
+    background: bool,
     private: bool,
     ready_fd: int | None,
     as_json: bool,
@@ -60,7 +65,7 @@ def command(
     """Start the server; MODELs are loaded at once, others when they are asked for.
 
     In the foreground it runs until Ctrl-C or `mlxk stop`. With --detach it prints its pid and URL, or
-    the reason why it did not start; its log is server.log in $MLXK_HOME/logs.
+    the reason why it did not start. Its log is server.log in $MLXK_HOME/logs: `mlxk logs`.
     """
     from mlxk.cli.names import read_settings, resolve_model
 
@@ -89,12 +94,14 @@ def command(
 
     with signal_desk() as signals:  # before the imports that take most of the start
         from mlxk.api.app import create_server
-        from mlxk.config.logs import configure_logging
+        from mlxk.config.log_files import server_log
+        from mlxk.config.logs import configure_logging, log_patiently
+        from mlxk.config.paths import log_dir
         from mlxk.config.settings import ConfigError, load_settings
         from mlxk.supervisor.lifecycle import run_server
         from mlxk.supervisor.run_dir import StartError
-        from mlxk.supervisor.shutdown import BEGIN_ANEW
 
+        log_patiently(stderr=not background, file=None if private else server_log(log_dir()))
         configure_logging(settings.log_level, settings.log_json)
         try:
             code = run_server(
@@ -109,12 +116,12 @@ def command(
             raise CliError("config_error", str(error)) from error
         except StartError as error:
             raise CliError("start_failed", str(error)) from error
-        if code == BEGIN_ANEW:
+        if code is None:
             _begin_anew()
         _leave(code)
 
 
-def _begin_anew() -> None:
+def _begin_anew() -> NoReturn:
     """Become a new server, with the same environment, arguments, terminal and pid: also a service manager
     sees one process that goes on. Signals stay blocked meanwhile; the new one takes them."""
     _flush()
@@ -141,6 +148,9 @@ def words_to_begin_anew(words: list[str]) -> list[str]:
 
 
 def _flush() -> None:
+    from mlxk.config.logs import flush_logs
+
+    flush_logs(LOG_FLUSH_S)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -46,14 +46,15 @@ def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = 
 
     Raises CliError: `start_failed` with the log's tail, or `timed_out` (the process has been killed).
     """
+    from mlxk.config.log_files import server_output
     from mlxk.config.paths import log_dir
 
-    path = log_dir() / "server.log"
+    path = server_output(log_dir())  # what it prints itself; it logs to a file that rotates
     with _open_log(path) as log:
-        begin = log.seek(0, os.SEEK_END)
-        process, ready_fd = _spawn(arguments, stdin=subprocess.DEVNULL, output=log, cwd=cwd)
+        words = ["--background", *arguments]
+        process, ready_fd = _spawn(words, stdin=subprocess.DEVNULL, output=log, cwd=cwd)
         try:
-            ready = _await_ready(process, ready_fd, log, begin, limit_s=limit_s, where=path)
+            ready = _await_ready(process, ready_fd, log, 0, limit_s=limit_s, where=path)
         except BaseException:  # also Ctrl-C: who gives up waiting does not want the server
             _end(process)
             raise
@@ -64,7 +65,12 @@ def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = 
 
 
 def _open_log(path: Path) -> IO[bytes]:
+    """A new one; the one of the start before is kept."""
+    from mlxk.config.log_files import rotate
+
     try:
+        with contextlib.suppress(OSError):
+            rotate(path, 1)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb")
     except OSError as error:

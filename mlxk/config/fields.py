@@ -161,6 +161,7 @@ SERVER_FIELDS: tuple[Field, ...] = (
     Field("load_stall_s", parse_positive_duration_s),
     Field("pong_timeout_s", parse_positive_duration_s),
     Field("max_wait_s", parse_finite_duration_s),
+    Field("swap_after_s", parse_duration_s),
     Field("queue_per_model", whole(0)),
     Field("queue_total", whole(0)),
     Field("max_batch", whole(1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -34,8 +35,13 @@ class Instance:
 
 def read_instance() -> Instance | None:
     """The running server. None if there is no file, if it is garbage, or if its process is gone."""
-    instance = _read(instance_file())
-    return instance if instance is not None and _lives(instance) else None
+    instance = read_recorded()
+    return instance if instance is not None and is_running(instance) else None
+
+
+def read_recorded() -> Instance | None:
+    """What the file says, also of a server that is gone. None if there is no file or if it is garbage."""
+    return _read(instance_file())
 
 
 def write_instance(instance: Instance) -> None:
@@ -59,7 +65,8 @@ def remove_instance(pid: int) -> None:
     path = instance_file()
     instance = _read(path)
     if instance is not None and instance.pid == pid:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that is read-only by now: the file counts as stale
+            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Instance | None:
@@ -84,7 +91,8 @@ def _checked(value: Any, *kinds: type) -> Any:
     return value
 
 
-def _lives(instance: Instance) -> bool:
+def is_running(instance: Instance) -> bool:
+    """Whether that very process lives."""
     import psutil
 
     try:

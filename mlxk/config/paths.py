@@ -9,9 +9,14 @@ from pathlib import Path
 
 
 def home(environ: Mapping[str, str] | None = None) -> Path:
-    """$MLXK_HOME, else ~/.mlxk. Absolute; it need not exist."""
+    """$MLXK_HOME, else ~/.mlxk. Absolute; it need not exist. Raises OSError if the user has no home."""
     chosen = (os.environ if environ is None else environ).get("MLXK_HOME", "")
-    return absolute(chosen) if chosen else Path.home() / ".mlxk"
+    if chosen:
+        return absolute(chosen)
+    try:
+        return absolute(Path.home()) / ".mlxk"  # absolute: HOME may be anything
+    except RuntimeError as error:  # no HOME, and a user id (of a container, say) that has no name
+        raise OSError("there is no home directory: set MLXK_HOME to a directory for mlxk's files") from error
 
 
 def config_file(environ: Mapping[str, str] | None = None) -> Path:
@@ -28,6 +33,11 @@ def instance_file() -> Path:
 def lock_file() -> Path:
     """Held (flock) by the running server."""
     return home() / "lock"
+
+
+def measured_file() -> Path:
+    """What models were seen to take of the memory, and how long they loaded."""
+    return home() / "measured.json"
 
 
 def log_dir() -> Path:

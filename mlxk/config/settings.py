@@ -65,6 +65,10 @@ class Settings:
     """No answer for so long: the whole process is stuck or stopped. Its I/O thread answers within
     milliseconds, but an import or a collection that holds the interpreter may delay it."""
     max_wait_s: float = 300.0
+    """How long a request may wait for others: for a place in a batch, for room. Its own load does not count.
+    0: refused at once where it would have to."""
+    swap_after_s: float = 30.0
+    """Who waits for room for so long gets that of a busy model, which finishes first. Negative: never."""
     queue_per_model: int = 128
     queue_total: int = 512
     max_batch: int = 64
@@ -118,7 +122,7 @@ _Layer = dict[str, tuple[Any, str]]
 
 def _read_config(config_path: Path | None, environ: Mapping[str, str]) -> TomlFile | None:
     path = absolute(config_path) if config_path else default_config_file(environ)
-    if path.exists():
+    if _may_exist(path):
         from mlxk.config.toml_file import read_toml  # costs some ms: only where there is a file
 
         return read_toml(path)
@@ -126,6 +130,17 @@ def _read_config(config_path: Path | None, environ: Mapping[str, str]) -> TomlFi
         return None
     asked_by = "--config" if config_path else "MLXK_CONFIG"
     raise ConfigError(f"{asked_by}: there is no file {path}; create it, or name another")
+
+
+def _may_exist(path: Path) -> bool:
+    """Also if we are not allowed to look: to go on without the file would be to ignore it silently."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Layer:

@@ -32,6 +32,10 @@ class TomlFile:
 def read_toml(path: Path) -> TomlFile:
     """Raises ConfigError if it cannot be read or is not TOML."""
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(
+                f"{path}: cannot be read: it is not a file; remove it, or name another with --config"
+            )
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from mlxk.supervisor.reaper import watch_exit
+from mlxk.supervisor.reaper import Reaper
 
 LIFELINE_FD = 3
 """Where a worker finds the read end of the front's lifeline pipe."""
@@ -23,22 +23,17 @@ class Child:
     """A running process. `exited` is done when it has been reaped, with its wait status."""
 
     def __init__(self, pid: int, output_fd: int) -> None:
+        """Raises OSError if the system refuses what it takes to wait for the process."""
         self.pid = pid
         self.output_fd = output_fd
         """Read end of its stdout and stderr. Owned by whoever reads it."""
-        self.exited = watch_exit(pid)
+        self._reaper = Reaper(pid)
+        self.exited = self._reaper.exited
 
     def signal_group(self, number: int) -> bool:
-        """Signal the child and its own children; False if it has been reaped (its pid may be another's)."""
-        if self.exited.done():
-            return False
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)  # it leads its own session and so its own group
-            return True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-            return True
-        return False
+        """Signal the child and its own children, from any thread; False if it has been reaped (its pid may
+        be another's)."""
+        return self._reaper.signal_group(number)
 
 
 def spawn(arguments: Sequence[str], lifeline_read_fd: int, extra_env: Mapping[str, str]) -> Child:
@@ -48,21 +43,25 @@ def spawn(arguments: Sequence[str], lifeline_read_fd: int, extra_env: Mapping[st
     """
     command = [sys.executable, "-P", *arguments]
     environment = {**os.environ, **extra_env}
-    output_read, output_write = os.pipe()
-    # Above the numbers that dup2 writes to, so that no source is overwritten before it is copied.
-    lifeline = fcntl.fcntl(lifeline_read_fd, fcntl.F_DUPFD_CLOEXEC, 10)
-    output = fcntl.fcntl(output_write, fcntl.F_DUPFD_CLOEXEC, 10)
-    os.close(output_write)
-    try:
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as childs:
+        output_read, output_write = os.pipe()
+        ours.callback(os.close, output_read)
+        childs.callback(os.close, output_write)
+        # Above the numbers that dup2 writes to, so that no source is overwritten before it is copied.
+        lifeline = fcntl.fcntl(lifeline_read_fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        childs.callback(os.close, lifeline)
+        output = fcntl.fcntl(output_write, fcntl.F_DUPFD_CLOEXEC, 10)
+        childs.callback(os.close, output)
+        os.set_blocking(output_read, False)
         pid = _spawn(command, environment, lifeline, output)
-    except BaseException:
-        os.close(output_read)
-        raise
-    finally:
-        os.close(lifeline)
-        os.close(output)
-    os.set_blocking(output_read, False)
-    return Child(pid, output_read)
+        try:
+            child = Child(pid, output_read)
+        except BaseException:  # nobody could ever wait for it
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        ours.pop_all()
+    return child
 
 
 def _spawn(command: list[str], environment: dict[str, str], lifeline: int, output: int) -> int:
@@ -74,7 +73,13 @@ def _spawn(command: list[str], environment: dict[str, str], lifeline: int, outpu
     ]
     try:
         return os.posix_spawn(
-            command[0], command, environment, file_actions=actions, setsid=True, setsigdef=RESET_SIGNALS
+            command[0],
+            command,
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),  # the front blocks its signals, see signals.py
+            setsigdef=RESET_SIGNALS,
         )
     except NotImplementedError:  # a libc without POSIX_SPAWN_SETSID
         return _spawn_by_subprocess(command, environment, lifeline, output)

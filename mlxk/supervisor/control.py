@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import zmq
@@ -17,11 +18,15 @@ from mlxk.supervisor.control_protocol import (
     ControlProtocolError,
     ControlReply,
     ControlRequest,
+    Verb,
     decode_request,
     encode_reply,
+    parse_events,
+    parse_load,
     parse_models,
     parse_stop,
 )
+from mlxk.supervisor.control_streams import EventStream
 from mlxk.supervisor.service import Service
 from mlxk.workers.protocol import FaultCode, FaultError
 
@@ -35,6 +40,7 @@ class ControlSocket:
         self._service = service
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a client that is gone must be noticed
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         try:
             self._socket.bind(address)
@@ -43,11 +49,15 @@ class ControlSocket:
             raise
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: dict[tuple[bytes, str], tuple[EventStream, asyncio.Task[None]]] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._descriptor, self._drain)
 
     async def close(self) -> None:
         """Let running answers go out, for a moment."""
+        self._service.events.close()
+        for stream, _ in self._streams.values():
+            stream.ask()  # whether or not its client has: this is the end
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=1.0)
         self._loop.remove_reader(self._descriptor)
@@ -70,9 +80,48 @@ class ControlSocket:
                 fault = ControlFault(FaultCode.INVALID_REQUEST, str(error))
                 self._reply(parts[0], ControlReply("", error=fault))
                 continue
-            task = asyncio.create_task(self._answer(parts[0], request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._take(parts[0], request)
+
+    def _take(self, peer: bytes, request: ControlRequest) -> None:
+        place = (peer, request.id)
+        if request.verb in (Verb.MORE, Verb.CANCEL):
+            if place in self._streams:
+                stream, running = self._streams[place]
+                if request.verb == Verb.MORE:
+                    stream.ask()
+                else:
+                    running.cancel()
+            return
+        if request.verb == Verb.EVENTS:
+            if place in self._streams:
+                return  # an id used twice: the first stream goes on
+            try:
+                args = parse_events(request.args)
+            except ControlProtocolError as error:
+                fault = ControlFault(FaultCode.INVALID_REQUEST, str(error))
+                self._reply(peer, ControlReply(request.id, error=fault))
+                return
+            stream = EventStream(self._service.events, args, partial(self._send_part, peer, request.id))
+            task = asyncio.create_task(self._stream(peer, request.id, stream))
+            self._streams[place] = stream, task
+            task.add_done_callback(lambda _: self._streams.pop(place, None))
+        else:
+            task = asyncio.create_task(self._answer(peer, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stream(self, peer: bytes, request_id: str, stream: EventStream) -> None:
+        try:
+            data = await stream.run()
+            if data is not None:
+                self._send_part(peer, request_id, data, False)
+        except Exception as error:
+            log.exception("a stream of events failed")
+            fault = ControlFault(FaultCode.INTERNAL, f"The stream failed: {type(error).__name__}: {error}")
+            self._reply(peer, ControlReply(request_id, error=fault))
+
+    def _send_part(self, peer: bytes, request_id: str, data: dict[str, Any], more: bool) -> bool:
+        return self._reply(peer, ControlReply(request_id, data=data, more=more))
 
     async def _answer(self, peer: bytes, request: ControlRequest) -> None:
         try:
@@ -87,10 +136,21 @@ class ControlSocket:
             reply = ControlReply(request.id, error=ControlFault(FaultCode.INTERNAL, text))
         self._reply(peer, reply)
 
-    def _reply(self, peer: bytes, reply: ControlReply) -> None:
-        if not self._socket.closed:
+    def _reply(self, peer: bytes, reply: ControlReply) -> bool:
+        """False if the client is gone."""
+        if self._socket.closed:
+            return False
+        try:
             self._socket.send_multipart([peer, encode_reply(reply)], zmq.NOBLOCK)
+        except zmq.Again:
+            return True  # it reads nothing, and has more than enough to read
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        finally:
             self._loop.call_soon(self._drain)  # see Switchboard.send
+        return True
 
     async def _carry_out(self, request: ControlRequest) -> dict[str, Any]:
         match request.verb:
@@ -103,8 +163,9 @@ class ControlSocket:
             case "stop":
                 return await self._stop(request)
             case "load":
-                names = parse_models(request.args).models
-                return {"models": [await self._service.load(name) for name in names]}
+                args = parse_load(request.args)
+                load = self._service.plan_load if args.dry_run else self._service.load
+                return {"models": [await load(name) for name in args.models]}
             case "restart":
                 return await self._restart(request)
             case "reload":

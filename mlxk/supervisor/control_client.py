@@ -6,8 +6,10 @@ once a server has been silent for a moment or an end is awaited.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +20,9 @@ from mlxk.supervisor.control_protocol import (
     MAX_FRAME_BYTES,
     ControlFault,
     ControlProtocolError,
+    ControlReply,
     ControlRequest,
+    Verb,
     decode_reply,
     encode_request,
 )
@@ -26,6 +30,8 @@ from mlxk.supervisor.control_protocol import (
 POLL_S = 0.25
 """How often a waiting client looks whether the server still lives."""
 GONE_POLL_S = 0.02
+CANCEL_LINGER_MS = 200
+"""For the word that a stream is not wanted any more; if it is lost, the server finds out by itself."""
 CREATED_TOLERANCE_S = 2.0
 """psutil derives a create time from the boot time, which a clock adjustment moves a little."""
 
@@ -54,6 +60,7 @@ class ControlClient:
         self._created_at = created_at
         self._path = control_path
         self._calls = 0
+        self._linger_ms = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -86,8 +93,40 @@ class ControlClient:
                     f"the server (pid {self.pid}) did not answer `{verb}` within {timeout_s:g} s"
                 )
 
+    def stream(self, verb: str, args: dict[str, Any]) -> Generator[dict[str, Any] | None, None, None]:
+        """The data of each of the replies to one request; None whenever none has come for a moment, so that
+        the caller can look whether anybody still wants them. Ends with the server's last reply; close the
+        iterator to end it sooner. Raises ControlError and ServerNotRunningError.
+        """
+        self._calls += 1
+        request_id = str(self._calls)
+        self._socket.send(encode_request(ControlRequest(request_id, verb, args)))
+        self._linger_ms = CANCEL_LINGER_MS
+        done = False
+        try:
+            while not done:
+                reply = self._receive_reply(request_id, POLL_S)
+                if reply is None and not self.is_server_alive():
+                    reply = self._receive_reply(request_id, 0.0)
+                    if reply is None:
+                        done = True
+                        raise ServerNotRunningError(f"the server (pid {self.pid}) has ended")
+                done = reply is not None and not reply.more
+                yield None if reply is None else reply.data
+                if reply is not None and reply.more:
+                    self._socket.send(encode_request(ControlRequest(request_id, Verb.MORE)))
+        finally:
+            if not done:
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.send(encode_request(ControlRequest(request_id, Verb.CANCEL)), zmq.NOBLOCK)
+
     def _receive(self, request_id: str, wait_s: float) -> dict[str, Any] | None:
         """The data of the answer to `request_id`; None if it did not come within `wait_s` seconds."""
+        reply = self._receive_reply(request_id, wait_s)
+        return None if reply is None else reply.data
+
+    def _receive_reply(self, request_id: str, wait_s: float) -> ControlReply | None:
+        """The next reply to that request, with its data; raises ControlError if it is a fault."""
         deadline = time.monotonic() + wait_s
         while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1000))):
             frames = self._socket.recv_multipart()
@@ -107,8 +146,7 @@ class ControlClient:
                 continue  # the late answer to a call that was given up
             if reply.error is not None:
                 raise ControlError(reply.error)
-            assert reply.data is not None  # decode_reply has checked it
-            return reply.data
+            return reply
         return None
 
     def is_server_alive(self) -> bool:
@@ -141,7 +179,7 @@ class ControlClient:
         return True
 
     def close(self) -> None:
-        self._context.destroy(linger=0)
+        self._context.destroy(linger=self._linger_ms)
 
     def __enter__(self) -> ControlClient:
         return self

@@ -30,6 +30,12 @@ class Verb(StrEnum):
     LOAD = "load"
     RESTART = "restart"
     RELOAD = "reload"
+    EVENTS = "events"
+    """Answered by several replies."""
+    MORE = "more"
+    """With the id of a request that is answered by several: the last one was taken. Has no answer."""
+    CANCEL = "cancel"
+    """With the id of such a request: it is enough. Has no answer."""
 
 
 class ControlRequest(msgspec.Struct, frozen=True):
@@ -71,7 +77,7 @@ class StopArgs(msgspec.Struct, frozen=True):
 
 
 class EventsArgs(msgspec.Struct, frozen=True):
-    """Arguments of `events`. The answer is a stream of `{"events": [...]}`; an empty list is a sign of life."""
+    """Arguments of `events`. Answered by replies of `{"events": [...]}`; an empty list is a sign of life."""
 
     recent: int = 0
     """So many of the past come first."""
@@ -80,13 +86,21 @@ class EventsArgs(msgspec.Struct, frozen=True):
 
 
 class ModelsArgs(msgspec.Struct, frozen=True):
-    """Arguments of `load` and `restart`. `restart` without models: the server itself."""
+    """Arguments of `restart`. Without models: the server itself."""
 
     models: list[str]
     now: bool = False
     """`restart`: do not wait for what runs on the old process."""
     timeout_s: float | None = None
     """`restart`: how long that may go on. None: as long as it takes."""
+
+
+class LoadArgs(msgspec.Struct, frozen=True):
+    """Arguments of `load`."""
+
+    models: list[str]
+    dry_run: bool = False
+    """Say what would be done, and do nothing."""
 
 
 class ControlProtocolError(Exception):
@@ -133,6 +147,11 @@ def parse_stop(args: dict[str, Any]) -> StopArgs:
 def parse_events(args: dict[str, Any]) -> EventsArgs:
     """Raises ControlProtocolError naming the argument that is wrong."""
     return _convert(args, EventsArgs)
+
+
+def parse_load(args: dict[str, Any]) -> LoadArgs:
+    """Raises ControlProtocolError naming the argument that is wrong."""
+    return _convert(args, LoadArgs)
 
 
 def parse_models(args: dict[str, Any]) -> ModelsArgs:

@@ -12,6 +12,8 @@ from pathlib import Path
 from mlxk.config.settings import Settings
 from mlxk.supervisor.child import LIFELINE_FD, Lifeline, spawn, wait_all_exited
 from mlxk.supervisor.exits import death_fault, exit_report
+from mlxk.supervisor.log_shelf import LogShelf
+from mlxk.supervisor.obituary import Obituary
 from mlxk.supervisor.orders import StopOrder, WorkerEvent
 from mlxk.supervisor.states import StopStep, WorkerState
 from mlxk.supervisor.switchboard import Switchboard
@@ -28,10 +30,9 @@ class Crew:
         self._settings = settings
         self._switchboard = switchboard
         self._address = address
-        self._log_dir = log_dir
         self._numbers = itertools.count(1)
         self._lifeline = Lifeline()
-        self._pump = LogPump()
+        self._pump = LogPump(LogShelf(log_dir))
         self._tasks: set[asyncio.Task[None]] = set()
         self.workers: dict[str, Worker] = {}
 
@@ -47,8 +48,9 @@ class Crew:
         arguments = ["-m", "mlxk.workers", "--connect", self._address, "--id", worker_id]
         arguments += ["--lifeline-fd", str(LIFELINE_FD), "--engine", self._settings.engine]
         child = spawn(arguments, self._lifeline.read_fd, {"PYTHONUNBUFFERED": "1"})
-        output = WorkerLog(self._log_dir / f"{worker_id}.log", child.output_fd)
+        output = WorkerLog(worker_id, child.pid, child.output_fd)
         self._pump.add(output)
+        tell = Obituary(worker_id, child.pid, output, self._pump.shelf, tell).take
         worker = Worker(worker_id, child, output, self._switchboard, self._settings, tell, self._pump.drop)
         self.workers[worker_id] = worker
         task = asyncio.create_task(self._mind(worker, output, tell), name=f"worker-{worker_id}")

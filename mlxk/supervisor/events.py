@@ -63,9 +63,12 @@ class Subscription:
         self._backlog.append(event)
         self._news.set()
 
+    def wake(self) -> None:
+        self._news.set()
+
     async def next(self, timeout_s: float | None = None) -> list[Event]:
-        """All that has come since the last call; [] after `timeout_s`."""
-        if not self._backlog:
+        """All that has come since the last call; [] after `timeout_s`, or when the bus is closed."""
+        if not self._backlog and not self._bus.closed:
             self._news.clear()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -93,6 +96,7 @@ class EventBus:
         self._numbers = itertools.count(1)
         self._recent: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._listeners: set[Subscription] = set()
+        self.closed = False
 
     def emit(self, kind: EventKind, **facts: Any) -> None:
         event: Event = {"n": next(self._numbers), "time": time.time(), "kind": kind.value, **facts}
@@ -100,9 +104,10 @@ class EventBus:
         for listener in self._listeners:
             listener.put(event)
 
-    def recent(self) -> list[Event]:
-        """The past, oldest first."""
-        return list(self._recent)
+    def recent(self, count: int = KEPT_EVENTS, *, after: int = 0) -> list[Event]:
+        """The last `count` of the past that are newer than event number `after`, oldest first."""
+        past = [event for event in self._recent if event["n"] > after]
+        return past[len(past) - min(count, len(past)) :]
 
     def subscribe(self) -> Subscription:
         """Listens from this moment on, until its `with` block ends."""
@@ -112,3 +117,13 @@ class EventBus:
 
     def leave(self, listener: Subscription) -> None:
         self._listeners.discard(listener)
+
+    @property
+    def n_listeners(self) -> int:
+        return len(self._listeners)
+
+    def close(self) -> None:
+        """The server ends: every listener takes what is left and goes."""
+        self.closed = True
+        for listener in self._listeners:
+            listener.wake()

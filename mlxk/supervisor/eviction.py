@@ -13,6 +13,9 @@ from mlxk.config.units import format_size
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.views import ModelView, PoolView
 
+LINGER_S = 0.1
+"""Clients of this machine that go on asking do so within milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fits:
@@ -37,7 +40,7 @@ class MakeRoom:
 
 @dataclass(frozen=True, slots=True)
 class RoomIsComing:
-    """What is on its way out already is enough."""
+    """What is on its way out already is enough, or idle models will be in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ Room = Fits | MakeRoom | RoomIsComing | WaitForRoom | NeverFits
 
 
 def make_room(view: PoolView, need_bytes: int, closable: Sequence[ModelView] = ()) -> Room:
-    """How a new worker of `need_bytes` can be had. `closable`: busy models that may lose their turn for it."""
+    """How a new worker of `need_bytes` can be had. `closable`: busy models that may lose their turn."""
     if reason := _hindrance(view, need_bytes):
         return NeverFits(reason)
     missing_bytes = need_bytes - view.free_bytes
@@ -72,7 +75,8 @@ def make_room(view: PoolView, need_bytes: int, closable: Sequence[ModelView] = (
     victims = [m for m in idle if not m.pinned]
     plan = _cheapest(missing_bytes, free_places, victims, idle)
     if plan is not None:
-        return plan
+        lingering = any(_lingers(view.model(name), view) for name in plan.evict)
+        return RoomIsComing() if lingering else plan
     in_turn = sorted(closable, key=lambda m: m.ready_at)
     plan = _cheapest(missing_bytes, free_places, [*victims, *in_turn], idle)
     if plan is None:
@@ -80,6 +84,13 @@ def make_room(view: PoolView, need_bytes: int, closable: Sequence[ModelView] = (
     if any(view.model(name).in_flight for name in plan.evict):
         return WaitForRoom(closed=plan.evict)  # the idle ones too: a new request would begin all over again
     return plan
+
+
+def _lingers(model: ModelView, view: PoolView) -> bool:
+    """Idle only since its last answer, and its turn is young: clients that ask again at once must not see
+    their model swapped out between two requests."""
+    turn_is_young = view.swap_after_s < 0 or view.now - model.ready_at < view.swap_after_s
+    return turn_is_young and view.now - model.last_used < LINGER_S
 
 
 def _cheapest(

@@ -6,21 +6,21 @@ import logging
 
 from mlxk.supervisor import restarts
 from mlxk.supervisor.exits import describe_exit
+from mlxk.supervisor.log_quotes import quote_log
 from mlxk.supervisor.records import ModelRecord
 from mlxk.supervisor.states import ExitReport, ModelState
 from mlxk.workers.protocol import Fault, FaultCode
 
 log = logging.getLogger("mlxk.pool")
 
-SHOWN_LOG_LINES = 8
-
 
 def note_death(record: ModelRecord, report: ExitReport) -> Fault | None:
     """The process ended without being asked. Returns what to tell those who waited for its load, if any."""
     loading = record.state is ModelState.LOADING
-    tail = "\n".join(report.log_tail[-SHOWN_LOG_LINES:])
     when = "while loading" if loading else "while it ran"
-    record.failure = f"its process ended {when} ({describe_exit(report)}). Last lines of its log:\n{tail}"
+    record.failure = f"its process ended {when} ({describe_exit(report)})"
+    if tail := quote_log(report.log_tail):
+        record.failure += f". Last lines of its log:\n{tail}"
     if not loading:
         return None
     text = f"The model {record.name!r} could not be loaded: {record.failure}"
@@ -31,6 +31,7 @@ def settle_failure(record: ModelRecord, now: float) -> None:
     """The failed worker is gone: ABSENT again, or BACKOFF, or FAILED for good."""
     record.last_error, record.failure = record.failure, None
     log.error("%s: %s", record.name, record.last_error)
+    record.crashes += 1
     record.deaths = (*record.deaths, now)[-restarts.MAX_DEATHS :]
     match restarts.after_death(record.deaths, now):
         case restarts.RetryAt(when):

@@ -35,7 +35,6 @@ class Job:
         switchboard: Switchboard,
         *,
         keep_alive_s: float | None,
-        max_wait_s: float,
         abort_grace_s: float,
     ) -> None:
         self.id = request.id
@@ -48,7 +47,7 @@ class Job:
         self._mailbox = Mailbox()
         self._lease: Lease | None = None
         self._overdue: asyncio.TimerHandle | None = None
-        self._task = asyncio.create_task(self._run(ref, keep_alive_s, max_wait_s), name=f"job-{self.id}")
+        self._task = asyncio.create_task(self._run(ref, keep_alive_s), name=f"job-{self.id}")
 
     async def next(self, timeout_s: float | None = None) -> list[RequestEvent]:
         """Events in order: Started, Progress*, Delta*, then one Finished or Failed. [] after `timeout_s`.
@@ -82,16 +81,11 @@ class Job:
         """Done at that moment. For `asyncio.wait` only: a bare await would pass its cancellation on."""
         return self._task
 
-    async def _run(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> None:
+    async def _run(self, ref: ModelRef, keep_alive_s: float | None) -> None:
         try:
-            self._lease = await self._acquire(ref, keep_alive_s, max_wait_s)
+            self._lease = await self._pool.acquire(ref, keep_alive_s)
         except FaultError as error:
             self._mailbox.put(Failed(self.id, error.fault))
-            return
-        except TimeoutError:
-            text = f"The model {ref.name!r} had no place for the request within {max_wait_s:.0f} s."
-            refusal = Fault(FaultCode.DEADLINE_EXCEEDED, text, retryable=True, retry_after_s=10)
-            self._mailbox.put(Failed(self.id, refusal))
             return
         try:
             await self._work(self._lease)
@@ -103,24 +97,6 @@ class Job:
             if self._overdue is not None:
                 self._overdue.cancel()
             self._pool.release(self._lease)
-
-    async def _acquire(self, ref: ModelRef, keep_alive_s: float | None, max_wait_s: float) -> Lease:
-        """Raises TimeoutError after `max_wait_s`, in which the model's load does not count: a load is judged
-        by its progress, and one that is given up here would begin at zero with the next request."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(max_wait_s) as limit:
-
-            def extend() -> None:
-                if self._pool.is_loading(ref.name) and not limit.expired():
-                    limit.reschedule(loop.time() + max_wait_s)
-                timer[0] = loop.call_later(check_s, extend)
-
-            check_s = max_wait_s / 4
-            timer = [loop.call_later(check_s, extend)]
-            try:
-                return await self._pool.acquire(ref, keep_alive_s)
-            finally:
-                timer[0].cancel()
 
     async def _work(self, lease: Lease) -> None:
         """Send the request and hold the lease until its worker has let go of it."""

@@ -29,7 +29,7 @@ import zmq
 from mlxk import __version__
 from mlxk.config import paths
 from mlxk.config.instance import Instance, read_instance, remove_instance
-from mlxk.config.logs import configure_logging
+from mlxk.config.logs import configure_logging, flush_logs
 from mlxk.config.settings import Settings
 from mlxk.store.builtin import BUILTIN_NAME
 from mlxk.store.catalog import Catalog
@@ -39,13 +39,13 @@ from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.leftovers import WORKER_SOCKET, sweep_leftovers
 from mlxk.supervisor.listener import listen, url_of
+from mlxk.supervisor.measured import MeasuredPeaks
 from mlxk.supervisor.memory import default_limit_bytes
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.reloading import ReadSettings, Reloader
 from mlxk.supervisor.run_dir import InstanceLock, StartError, lock_holder, make_run_dir, remove_run_dir
 from mlxk.supervisor.service import SHUTTING_DOWN, Service
 from mlxk.supervisor.shutdown import (
-    BEGIN_ANEW,
     EXIT_ERROR,
     EXIT_INTERRUPTED,
     EXIT_OK,
@@ -69,6 +69,8 @@ class HttpServer(Protocol):
     def configure(self, settings: Settings) -> None: ...
 
 
+LAST_LINES_S = 0.2
+"""And so long for the last lines of its log."""
 FILES_WAIT_S = 1.0
 """Who leaves at once waits so long for a file that is just being made: a dead disk takes for ever."""
 
@@ -83,9 +85,9 @@ def run_server(
     make_app: MakeApp,
     signals: SignalDesk | None = None,
     read_again: ReadSettings | None = None,
-) -> int:
-    """Serve until told to stop; returns the exit code, or BEGIN_ANEW. Raises StartError; who holds the other end of
-    `ready_fd` has then been told, too."""
+) -> int | None:
+    """Serve until told to stop. Returns the exit code, or None if this process is to begin anew as a server
+    (`mlxk restart`). Raises StartError; who holds the other end of `ready_fd` has then been told, too."""
     lock = InstanceLock()
     front = Front(settings, private, ready_fd, make_app, read_again)
     try:
@@ -96,7 +98,7 @@ def run_server(
             if not private and not lock.acquire():
                 raise StartError(_already_running())
             code = runner.run(front.run())
-            return BEGIN_ANEW if front.again else code
+            return None if front.again else code
     except StartError as error:
         if ready_fd is not None:
             report_failure(ready_fd, str(error))
@@ -171,7 +173,7 @@ class Front:
             stack.push_async_callback(_dismiss, crew)
             limit = self._settings.max_memory_bytes or default_limit_bytes()
             events = EventBus()
-            pool = Pool(self._settings, crew, limit, events)
+            pool = Pool(self._settings, crew, limit, events, MeasuredPeaks(paths.measured_file()))
             catalog = Catalog(self._settings)
             service = Service(self._settings, catalog, pool, crew, switchboard, self._on_stop_asked, events)
             http = self._make_app(service, self._settings)
@@ -362,6 +364,7 @@ class Front:
             self._crew.kill_all()
         self._making_files.acquire(timeout=FILES_WAIT_S)
         self.remove_files()
+        flush_logs(LAST_LINES_S)
         os._exit(EXIT_INTERRUPTED if self._interrupts else EXIT_ERROR)
 
     def remove_files(self) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from mlxk.config.settings import Settings
-from mlxk.store.catalog import ModelRef
-from mlxk.supervisor import costs
+from mlxk.supervisor.budget import Budget
 from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.memory import process_bytes
 from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
@@ -19,51 +18,46 @@ log = logging.getLogger("mlxk.pool")
 
 
 class Loader:
-    """`tell` is handed to every worker. `records` are the pool's, read for what the others take."""
+    """`tell` is handed to every worker."""
 
     def __init__(
         self,
         settings: Settings,
         crew: Crew,
         tell: Callable[[WorkerEvent], None],
-        records: Mapping[str, ModelRecord],
-        memory_limit_bytes: int,
+        budget: Budget,
     ) -> None:
         self._crew = crew
         self._tell = tell
-        self._records = records
+        self._budget = budget
         self._model_of: dict[str, str] = {}
         self.spare = Spare(lambda: crew.hire(tell), wanted=settings.spare)
-        self.configure(settings, memory_limit_bytes)
+        self.configure(settings)
 
-    def configure(self, settings: Settings, memory_limit_bytes: int) -> None:
+    def configure(self, settings: Settings) -> None:
         """Also later, by a reload: for the loads to come."""
         self._settings = settings
-        self._memory_limit_bytes = memory_limit_bytes
-        self._cache_bytes = costs.cache_budget_bytes(settings.cache_bytes, memory_limit_bytes)
         self.spare.wanted = settings.spare
-
-    def cost_bytes(self, ref: ModelRef) -> int:
-        """What a worker with this model is expected to take."""
-        return costs.model_cost_bytes(ref.size_bytes, self._cache_bytes)
 
     def start(self, record: ModelRecord) -> str:
         """A worker for the model, told to load as soon as it can; returns its id. Raises OSError if the
         system refuses a process. A spare is taken also while it warms up: it is further than a new one."""
         worker, warm = self.spare.take() or (self._crew.hire(self._tell), False)
         self._model_of[worker.id] = record.name
+        worker.belongs_to(record.name)
         if warm:
             self.order_load(record, worker.id)
         return worker.id
 
     def order_load(self, record: ModelRecord, worker_id: str) -> None:
         own = self._settings.models.get(record.name)
-        others = sum(one.view(0).held_bytes for one in self._records.values() if one is not record)
+        self._budget.before_load(record, worker_id)
+        record.share_bytes = self._budget.share_bytes(record)
         spec = Load(
             name=record.name,
             path=str(record.ref.path),
-            cache_bytes=self._cache_bytes,
-            memory_bytes=max(record.cost_bytes, self._memory_limit_bytes - others),
+            cache_bytes=record.cache_bytes,
+            memory_bytes=record.share_bytes,
             context_length=own.context_length if own else None,
             trust_remote_code=own.trust_remote_code if own else False,
             options={"max_batch": self._settings.max_batch, **(own.options if own else {})},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxk.supervisor.states import ExitReport, WorkerState
-from mlxk.workers.protocol import Fault, Load, Loaded
+from mlxk.workers.protocol import Fault, Load, Loaded, LoadProgress, Trimmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,10 @@ class StopOrder:
 
 @dataclass(frozen=True, slots=True)
 class TrimOrder:
+    """A new budget for the prefix cache, and a new share of the machine. Confirmed by an event `trimmed`."""
+
     max_bytes: int
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,9 @@ class WorkerEvent:
     """With STOPPING: the worker failed (it could not load, or was stuck) and is ended for it."""
     exit: ExitReport | None = None
     """With EXITED."""
+    held_bytes: int = 0
+    """With STOPPING: what its process held just before."""
+    trimmed: Trimmed | None = None
+    """A TrimOrder was carried out; `state` is what it was."""
+    progress: LoadProgress | None = None
+    """With LOADING, again and again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from mlxk.store.catalog import ModelRef
@@ -50,6 +51,7 @@ class Waiter:
     granted: asyncio.Future[Lease]
     holds_lease: bool = True
     """False for an explicit load: it only waits for READY."""
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +68,8 @@ class ModelRecord:
     last_used: float = 0.0
     loads: int = 0
     deaths: tuple[float, ...] = ()
+    crashes: int = 0
+    """All of this server's time; for display."""
     retry_at: float = 0.0
     failure: str | None = None
     """Why the present worker is being ended, where it is for a failure."""
@@ -86,6 +90,23 @@ class ModelRecord:
     stop_waiters: list[asyncio.Future[StopResult]] = field(default_factory=list)
     announced: ModelState = ModelState.ABSENT
     """The state that listeners were told last."""
+    cache_bytes: int = 0
+    """What its prefix cache may hold by the last word to its worker; a part of `cost_bytes`."""
+    trimming_bytes: int = 0
+    """Still charged: its worker has not confirmed that the cache is smaller."""
+    trimmed_bytes: int = 0
+    """Of the cache's whole budget, what it has given up."""
+    share_bytes: int = 0
+    """The part of the machine that its worker was told last."""
+    bare_bytes: int = 0
+    """What its process held before the load."""
+    peak_bytes: int = 0
+    """The most that its process was seen to hold."""
+    load_began: float = 0.0
+    last_load: float = 0.0
+    """When a load of it ended last."""
+    batch_end: int = 0
+    """See `ModelView`."""
 
     @property
     def name(self) -> str:
@@ -111,4 +132,10 @@ class ModelRecord:
             keep_alive_s=self.keep_alive_s,
             pinned=self.pinned,
             fault_text=self.last_error or "",
+            trimmable_bytes=self.cache_bytes,
+            trimming_bytes=self.trimming_bytes if self.state is ModelState.READY else 0,
+            trimmed_bytes=self.trimmed_bytes,
+            ready_at=self.ready_at,
+            last_load=time.monotonic() if self.state is ModelState.LOADING else self.last_load,
+            batch_end=self.batch_end,
         )

@@ -15,7 +15,7 @@ from mlxk.store.catalog import Catalog, ModelRef
 from mlxk.store.errors import AmbiguousModelError, UnhealthyModelError, UnknownModelError
 from mlxk.store.inspection import ModelFacts, inspect_model
 from mlxk.supervisor.crew import Crew
-from mlxk.supervisor.events import EventBus
+from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.job import Job
 from mlxk.supervisor.memory import default_limit_bytes, process_bytes
 from mlxk.supervisor.pool import Pool
@@ -76,6 +76,7 @@ class Service:
     def begin_closing(self) -> None:
         """From now on new work is refused."""
         self._closing = True
+        self.events.emit(EventKind.SERVER, state="closing")
 
     def running_models(self) -> list[dict[str, Any]]:
         """Names of the models that have a process, and the memory it holds: what a shutdown will free."""
@@ -96,6 +97,7 @@ class Service:
             "waiters": sum(self._pool.queued(record.name) for record in self._pool.records()),
             "leases": sum(record.in_flight for record in self._pool.records()),
             "sequences": sum(worker.vitals.stats.in_flight for worker in workers),
+            "listeners": self.events.n_listeners,
             "tasks": len(asyncio.all_tasks()),
         }
 
@@ -104,8 +106,8 @@ class Service:
         self._shut_down(now, timeout_s)
 
     async def request_restart(self, *, now: bool, timeout_s: float | None) -> None:
-        """End as for `request_shutdown` and begin anew, in the same process: same environment, arguments,
-        terminal and pid. Raises FaultError if the new server could not start with the present configuration."""
+        """End as for `request_shutdown` and begin anew, in the same process: with its environment,
+        arguments, terminal and pid. Raises FaultError if the configuration has become wrong."""
         self._refuse_if_closing()
         if self.reloader is None or self.restart is None:
             raise fault(FaultCode.INVALID_REQUEST, "A private server cannot be restarted.")
@@ -197,7 +199,6 @@ class Service:
             self._pool,
             self._switchboard,
             keep_alive_s=keep_alive_s,
-            max_wait_s=self.settings.max_wait_s,
             abort_grace_s=self.settings.abort_grace_s,
         )
         self._jobs.add(job)
@@ -238,6 +239,10 @@ class Service:
             "memory_bytes": process_bytes(worker.vitals.pid) if worker else 0,
             "already_loaded": already,
         }
+
+    async def plan_load(self, model: str) -> dict[str, Any]:
+        """What `load` would do now: `LoadPlan.as_data`. Changes nothing; raises FaultError like `resolve`."""
+        return (await self._pool.plan(await self.resolve(model))).as_data()
 
     async def stop_model(
         self, model: str, *, now: bool = False, timeout_s: float | None = None
@@ -329,6 +334,7 @@ class Service:
             "uptime_s": round(now - worker.vitals.started_at, 1) if worker else 0.0,
             "load_progress": worker.vitals.load_progress if worker else None,
             "restarts": max(0, record.loads - 1),
+            "crashes": record.crashes,
             "pinned": record.pinned,
             "last_error": record.last_error,
         }

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
-BEGIN_ANEW = -1
-"""No exit code: the process is to become a new server (`mlxk restart`)."""
 INTERRUPT_GRACE_S = 3.0
 """Ctrl-C: each step of the workers' stop ladder gets so long."""
 HTTP_CLOSE_S = 2.0

@@ -69,6 +69,8 @@ class ExitReport:
     step: StopStep
     """What the front had done by then; NONE means that it died on its own."""
     log_tail: tuple[str, ...] = ()
+    n_requests: int = 0
+    """So many had not ended."""
 
     @property
     def wanted(self) -> bool:

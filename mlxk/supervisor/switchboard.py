@@ -85,6 +85,10 @@ class Switchboard:
         for request_id in list(line.requests) if line else ():
             self._deliver_end(request_id, Failed(request_id, reason))
 
+    def open_requests(self) -> int:
+        """Mailboxes that wait for their last word, of all workers."""
+        return len(self._mailboxes)
+
     def in_flight(self, worker_id: str) -> int:
         line = self._lines.get(worker_id)
         return len(line.requests) if line else 0

@@ -43,7 +43,9 @@ class ModelView:
 
     @property
     def idle(self) -> bool:
-        busy = self.in_flight > 0 or self.queued > 0 or self.has_successor
+        # A replaced process may still work on requests, and a stop of the model would end them.
+        restarting = self.has_successor or self.n_leaving > 0
+        busy = self.in_flight > 0 or self.queued > 0 or restarting
         return self.state is ModelState.READY and not busy
 
     @property

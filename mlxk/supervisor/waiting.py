@@ -43,8 +43,12 @@ class WaitingRoom:
     def queued(self, model: str) -> int:
         return sum(1 for waiter in self._waiters.values() if waiter.model == model)
 
+    def last_id(self, model: str) -> int:
+        """The latest to come of those who wait for the model; 0 if nobody does."""
+        return max((waiter.id for waiter in self._waiters.values() if waiter.model == model), default=0)
+
     def __bool__(self) -> bool:
         return bool(self._waiters)
 
     def views(self) -> tuple[WaiterView, ...]:
-        return tuple(WaiterView(w.id, w.model, w.holds_lease) for w in self._waiters.values())
+        return tuple(WaiterView(w.id, w.model, w.holds_lease, w.since) for w in self._waiters.values())

@@ -14,6 +14,7 @@ from mlxk import __version__
 from mlxk.config.settings import Settings
 from mlxk.supervisor.child import Child
 from mlxk.supervisor.exits import death_fault, exit_report
+from mlxk.supervisor.memory import process_bytes
 from mlxk.supervisor.orders import LoadOrder, StopOrder, TrimOrder, WorkerEvent
 from mlxk.supervisor.states import ExitReport, StopStep, WorkerState, check_move
 from mlxk.supervisor.worker_log import WorkerLog
@@ -32,6 +33,7 @@ from mlxk.workers.protocol import (
     Pong,
     Shutdown,
     TrimCache,
+    Trimmed,
     WorkerStats,
 )
 
@@ -74,6 +76,8 @@ class Vitals:
     stats: WorkerStats = field(default_factory=WorkerStats)
     tokens_per_s: float = 0.0
     load_progress: float | None = None
+    working_set_bytes: int | None = None
+    """What its Metal recommends for the machine."""
 
 
 class Worker:
@@ -93,6 +97,7 @@ class Worker:
         self.child = child
         self.vitals = Vitals(child.pid, time.monotonic())
         self._output = output
+        self.belongs_to = output.belongs_to
         self._switchboard = switchboard
         self._settings = settings
         self._tell = tell
@@ -173,7 +178,9 @@ class Worker:
                 if self._state is WorkerState.DRAINING:
                     self._begin_stopping(self._stop)
             case TrimOrder():
-                self._switchboard.send(self.id, TrimCache(message.max_bytes))
+                self._switchboard.send(self.id, TrimCache(message.max_bytes, message.memory_bytes))
+            case Trimmed():
+                self._tell(WorkerEvent(self.id, self._state, trimmed=message))
             case _:
                 log.warning("%s sent an unexpected %s", self.id, type(message).__name__)
 
@@ -190,13 +197,13 @@ class Worker:
             self._begin_stopping(StopOrder(refusal, 0, self._settings.stop_grace_s), failure=refusal)
             return
         self._deadline = None
+        self.vitals.working_set_bytes = hello.working_set_bytes
         self._move(WorkerState.WARM)
 
     def _on_load(self, spec: Load) -> None:
         if self._state is not WorkerState.WARM:
             log.error("%s was asked to load %s while %s", self.id, spec.name, self._state)
             return
-        self._output.note(f"{self.id} (pid {self.child.pid}) loads {spec.name}")
         self.vitals.load_progress = 0.0
         self._deadline = time.monotonic() + self._settings.load_stall_s
         self._switchboard.send(self.id, spec)
@@ -207,6 +214,7 @@ class Worker:
             # A load is judged by its progress, not by its length: 100 GB take their time.
             self._deadline = time.monotonic() + self._settings.load_stall_s
             self.vitals.load_progress = progress.done_bytes / max(1, progress.total_bytes)
+            self._tell(WorkerEvent(self.id, self._state, progress=progress))
 
     def _on_pong(self, pong: Pong) -> None:
         now = time.monotonic()
@@ -228,7 +236,7 @@ class Worker:
         await asyncio.wait([self._release_output(self._output)], timeout=LAST_OUTPUT_S)
 
     def _on_exit(self, status: int) -> None:
-        report = exit_report(status, self._step, self._output.tail())
+        report = exit_report(status, self._step, self._output.tail(), self._switchboard.in_flight(self.id))
         reason = self._stop.reason if self._stop else death_fault(report)
         self._switchboard.disconnect_worker(self.id, reason)
         self._move(WorkerState.EXITED, exit=report)
@@ -345,4 +353,5 @@ class Worker:
         check_move(self._state, target)
         log.debug("%s: %s -> %s", self.id, self._state, target)
         self._state = target
-        self._tell(WorkerEvent(self.id, target, loaded, failure, exit))
+        held_bytes = process_bytes(self.child.pid) if target is WorkerState.STOPPING else 0
+        self._tell(WorkerEvent(self.id, target, loaded, failure, exit, held_bytes=held_bytes))

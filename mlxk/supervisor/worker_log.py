@@ -1,7 +1,7 @@
 """What workers print: one thread reads all their pipes and can never make one of them wait.
 
 A worker blocks when its pipe is full, so the reader takes bytes in any form (long lines, floods, binary) at
-once, keeps a short tail for error messages, and drops what the disk does not take in time.
+once, keeps a short tail for error messages, and hands them on to the files' own thread, which may be slow.
 """
 
 from __future__ import annotations
@@ -11,65 +11,101 @@ import contextlib
 import os
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+
+from mlxk.supervisor.log_shelf import LogShelf, ModelLog
 
 READ_BYTES = 65536
 TAIL_BYTES = 16384
-MAX_FILE_BYTES = 8 * 1024 * 1024
-"""At this size a log becomes NAME.1 (one old file is kept)."""
+HEAD_BYTES = 256 * 1024
+"""So much of a worker's output is kept until it gets a model, and so a log."""
 
 
 class WorkerLog:
-    """One worker's output. `tail` may be asked by any thread."""
+    """One worker's output, on its way to the log of its model."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
+    def __init__(self, worker_id: str, pid: int, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._file: BinaryIO | None = None
-        self._written = 0
+        self._author = f"{worker_id} (pid {pid})"
+        self._model: str | None = None
+        self._notes: deque[bytes] = deque()
+        self._log: ModelLog | None = None
+        self._head: deque[bytes] = deque()
+        self._head_bytes = self._head_lost = 0
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
-        self._notes: deque[bytes] = deque()
+        self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def model(self) -> str | None:
+        return self._model
+
+    def belongs_to(self, model: str) -> None:
+        """The worker has got a model: what it has printed and will print goes to that one's log."""
+        if self._model is None:
+            self._model = model
+            self.note(f"{self._author} is for {model}")
+            self.wake()
 
     def note(self, line: str) -> None:
         """A line of the front's own, written before the worker's next output. For the event loop's thread:
-        only the pump's may touch the file."""
-        self._notes.append(f"--- {line}\n".encode())
+        only the pump's may touch the log."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._notes.append(f"--- {stamp} {line}\n".encode("utf-8", "replace"))
+
+    def last_note(self, line: str) -> None:
+        """After its end: how that was."""
+        self.note(f"{self._author} {line}")
+        self.wake()
 
     def tail(self, n_lines: int = 20) -> tuple[str, ...]:
-        """The last lines, each cut to a readable length."""
+        """The last lines it has printed, each cut to a readable length. For any thread."""
         text = b"".join(list(self._tail)).decode("utf-8", "replace")
         return tuple(line[:400] for line in text.splitlines()[-n_lines:])
 
-    def write(self, data: bytes) -> None:
-        """By the pump's thread only."""
-        data = b"".join([self._notes.popleft() for _ in range(len(self._notes))]) + data
-        if not data:
-            return
-        self._remember(data)
-        try:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("ab", buffering=0)
-                self._written = self._file.tell()
-            if self._written > MAX_FILE_BYTES:
-                self._file.close()
-                self.path.replace(self.path.with_name(self.path.name + ".1"))
-                self._file = self.path.open("ab", buffering=0)
-                self._written = 0
-            self._written += self._file.write(data)
-        except OSError:
-            pass  # a full disk or a removed folder must not stop the reading: the worker would block
+    # ------------------------------------------------------- by the pump's thread only
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def write(self, data: bytes, shelf: LogShelf) -> None:
+        self._remember(data)
+        notes = b"".join([self._notes.popleft() for _ in range(len(self._notes))])
+        if self._log is None and self._model is not None:
+            self._log = shelf.log_of(self._model)
+            notes += self._take_head()
+        if data := notes + data:
+            if self._log is not None:
+                self._log.put(self._author, data)
+            else:
+                self._keep_head(data)
+
+    def end(self, shelf: LogShelf) -> None:
+        """It prints nothing more."""
+        self.write(b"", shelf)
+        if self._log is None and self._head:
+            self._log = shelf.log_of(None)
+            self.note(f"{self._author} never got a model")
+            self._log.put(self._author, self._notes.popleft() + self._take_head())
+        if self._log is not None:
+            self._log.end(self._author)
+
+    def _keep_head(self, data: bytes) -> None:
+        self._head.append(data)
+        self._head_bytes += len(data)
+        while self._head_bytes > HEAD_BYTES and len(self._head) > 1:
+            lost = len(self._head.popleft())
+            self._head_bytes -= lost
+            self._head_lost += lost
+
+    def _take_head(self) -> bytes:
+        lost = f"--- the first {self._head_lost} bytes were not kept\n".encode() if self._head_lost else b""
+        head = b"".join(self._head)
+        self._head.clear()
+        return lost + head
 
     def _remember(self, data: bytes) -> None:
+        if not data:
+            return
         self._tail.append(data[-TAIL_BYTES:])
         self._tail_bytes += len(self._tail[-1])
         while self._tail_bytes > TAIL_BYTES and len(self._tail) > 1:
@@ -79,19 +115,26 @@ class WorkerLog:
 class LogPump:
     """The thread that reads all workers' pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: LogShelf) -> None:
+        self.shelf = shelf
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._new: deque[WorkerLog] = deque()
+        self._nudged: deque[WorkerLog] = deque()
         self._gone: deque[tuple[WorkerLog, Callable[[], object]]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="worker-logs", daemon=True)
         self._thread.start()
 
     def add(self, log: WorkerLog) -> None:
+        def nudge() -> None:
+            self._nudged.append(log)
+            self._wake()
+
+        log.wake = nudge
         self._new.append(log)
         self._wake()
 
@@ -112,12 +155,13 @@ class LogPump:
         return done
 
     def close(self) -> None:
-        """Take what is there and end the thread."""
+        """Take what is there and end the threads, that of the files too."""
         if self._closing:
             return
         self._closing = True
         self._wake()
         self._thread.join(timeout=2)
+        self.shelf.close()
         if not self._thread.is_alive():  # else it may still use them
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -146,6 +190,11 @@ class LogPump:
         while self._new:
             log = self._new.popleft()
             self._selector.register(log.descriptor, selectors.EVENT_READ, log)
+        while self._nudged:
+            log = self._nudged.popleft()
+            log.write(b"", self.shelf)
+            if log.descriptor < 0:
+                log.end(self.shelf)
         while self._gone:
             log, on_end = self._gone.popleft()
             self._end(log)
@@ -160,23 +209,22 @@ class LogPump:
         except OSError:
             data = b""
         if data:
-            log.write(data)
+            log.write(data, self.shelf)
         else:
             self._end(log)
 
     def _end(self, log: WorkerLog) -> None:
         if log.descriptor < 0:
             return
-        log.write(b"")  # notes about a worker that has never printed
         with contextlib.suppress(OSError):
             for _ in range(16):  # what it printed last, bounded: a grandchild may still be printing
                 data = os.read(log.descriptor, READ_BYTES)
                 if not data:
                     break
-                log.write(data)
+                log.write(data, self.shelf)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(log.descriptor)
         with contextlib.suppress(OSError):
             os.close(log.descriptor)
         log.descriptor = -1
-        log.close()
+        log.end(self.shelf)

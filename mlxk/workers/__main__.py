@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     start_lifeline(arguments.lifeline_fd)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # an inherited SIG_IGN would make the imports unstoppable
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # and the front's threads block them
 
     import logging
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: channel.request_shutdown())
     channel.start()
-    channel.send([Hello(PROTOCOL, __version__, os.getpid(), engine.name)])
+    channel.send([Hello(PROTOCOL, __version__, os.getpid(), engine.name, engine.working_set_bytes)])
     try:
         EngineLoop(engine, channel).run()
     finally:

@@ -22,6 +22,10 @@ class Engine(Protocol):
     name: str
 
     @property
+    def working_set_bytes(self) -> int | None:
+        """What Metal recommends for all processes of the machine together; None where there is no Metal."""
+
+    @property
     def idle(self) -> bool:
         """Nothing to do until new work comes."""
 
@@ -37,7 +41,9 @@ class Engine(Protocol):
     def abort(self, request_id: str) -> list[FromWorker]:
         """End a request now, keeping its prefix. Unknown ids are ignored."""
 
-    def trim_cache(self, max_bytes: int) -> None: ...
+    def trim_cache(self, max_bytes: int, memory_bytes: int | None = None) -> int:
+        """Keep the prefix cache within `max_bytes` from now on, and the process within `memory_bytes`.
+        Returns how many bytes less it holds."""
 
     def stats(self) -> WorkerStats: ...
 

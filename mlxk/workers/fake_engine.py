@@ -4,13 +4,18 @@ It answers `w0 w1 w2 …` (a word a token, `max_tokens` of them, 16 by default),
 request. Its faults are switched by `fake.json` in the model's folder or by `Load.options`:
 
     load_s, load_fails, load_hangs, die_in_load      what happens while loading
+    prefill_steps, prefill_step_s                    how long a prompt takes (all of a step's time, not more)
     step_s, crash_at_step, hang_at_step              what happens while generating
     ignore_sigterm, slow_abort_s, deaf_to_shutdown   what happens when it should end
     flood_log_lines, long_log_line_bytes             what it prints at load
+    print_lines, binary_output_bytes                 the same: given lines; escapes and all other bytes
+    grandchild                                       starts a process that holds the log's pipe and lives on
     fail_request: text                               a prompt with this text fails alone
     memory_bytes                                     what it claims to hold
+    hold_bytes, entry_bytes                          what it does hold: itself, and a prompt in its cache
 
-MLXK_FAKE_START (JSON) does the same before Hello: {"die": code}, {"hang": true}, {"slow_s": 1.5}.
+MLXK_FAKE_START (JSON) does the same before Hello: {"die": code}, {"hang": true}, {"slow_s": 1.5}; and right
+after it: {"die_at_hello": code}.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -37,6 +43,7 @@ from mlxk.workers.protocol import (
     Generate,
     Load,
     Loaded,
+    Progress,
     Started,
     Usage,
     WorkerStats,
@@ -53,6 +60,8 @@ class FakeSequence:
     n_prompt: int
     cached: int
     max_tokens: int
+    prefill_steps: int = 0
+    prefilled: int = 0
     generated: int = 0
 
 
@@ -64,23 +73,39 @@ class FakeEngine:
     def __init__(self) -> None:
         self._live: dict[str, FakeSequence] = {}
         self._faults: dict[str, Any] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, bytes] = {}
+        """The prefix cache: prompt -> the memory that its entry takes."""
+        self._cache_bytes = 0
         self._steps = 0
         self._step_began: float | None = None
         self._generated = 0
         self._hits = self._misses = self._reused = 0
-        _fail_at_start(json.loads(os.environ.get("MLXK_FAKE_START", "{}")))
+        self._start_faults = json.loads(os.environ.get("MLXK_FAKE_START", "{}"))
+        _fail_at_start(self._start_faults)
+
+    @property
+    def working_set_bytes(self) -> int | None:
+        value = self._start_faults.get("working_set_bytes")
+        return None if value is None else int(value)
 
     @property
     def idle(self) -> bool:
+        if "die_at_hello" in self._start_faults:  # first asked when Hello is with the I/O thread
+            time.sleep(0.05)
+            print("fake engine: dying at Hello", file=sys.stderr, flush=True)
+            os._exit(int(self._start_faults["die_at_hello"]))
         return not self._live
 
     def load(self, spec: Load, progress: ProgressCallback) -> Loaded:
         began = time.monotonic()
         self._faults = _read_faults(spec)
+        self._cache_bytes = spec.cache_bytes
+        self._held = _really_hold(int(self._faults.get("hold_bytes", 0)))
         if self._faults.get("ignore_sigterm"):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._print_floods()
+        if self._faults.get("grandchild"):
+            self._grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         if self._faults.get("die_in_load"):
             print("fake engine: dying in load", file=sys.stderr, flush=True)
             os._exit(17)
@@ -104,9 +129,12 @@ class FakeEngine:
         cached = n_prompt - 1 if text in self._seen else 0
         self._hits, self._misses = self._hits + bool(cached), self._misses + (not cached)
         self._reused += cached
-        self._seen.add(text)
+        if text not in self._seen:
+            self._seen[text] = _really_hold(int(self._faults.get("entry_bytes", 100)))
+            self._limit_cache()
         max_tokens = request.max_tokens or DEFAULT_WORDS
-        self._live[request.id] = FakeSequence(request, n_prompt, cached, max_tokens)
+        prefill_steps = int(self._faults.get("prefill_steps", 0))
+        self._live[request.id] = FakeSequence(request, n_prompt, cached, max_tokens, prefill_steps)
         return [Started(request.id, n_prompt, cached, max_tokens)]
 
     def step(self) -> list[FromWorker]:
@@ -116,10 +144,12 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGSEGV)
         while self._steps == self._faults.get("hang_at_step"):
             time.sleep(0.05)
+        out: list[FromWorker] = self._prefill()
         time.sleep(float(self._faults.get("step_s", 0)))
         deltas: list[Delta] = []
-        out: list[FromWorker] = []
         for sequence in list(self._live.values()):
+            if sequence.prefilled < sequence.prefill_steps:
+                continue
             deltas.append(
                 Delta(sequence.request.id, f"{' ' if sequence.generated else ''}w{sequence.generated}")
             )
@@ -131,6 +161,18 @@ class FakeEngine:
         self._step_began = None
         return [Deltas(deltas), *out]
 
+    def _prefill(self) -> list[FromWorker]:
+        waiting = [one for one in self._live.values() if one.prefilled < one.prefill_steps]
+        if not waiting:
+            return []
+        time.sleep(float(self._faults.get("prefill_step_s", 0)))
+        for sequence in waiting:
+            sequence.prefilled += 1
+        return [
+            Progress(one.request.id, one.n_prompt * one.prefilled // one.prefill_steps, one.n_prompt)
+            for one in waiting
+        ]
+
     def abort(self, request_id: str) -> list[FromWorker]:
         sequence = self._live.get(request_id)
         if sequence is None:
@@ -138,12 +180,19 @@ class FakeEngine:
         time.sleep(float(self._faults.get("slow_abort_s", 0)))
         return [self._end(sequence, FinishReason.ABORT)]
 
-    def trim_cache(self, max_bytes: int) -> None:
-        self._seen.clear()
+    def trim_cache(self, max_bytes: int, memory_bytes: int | None = None) -> int:
+        before = sum(map(len, self._seen.values()))
+        self._cache_bytes = max_bytes
+        self._limit_cache()
+        return before - sum(map(len, self._seen.values()))
+
+    def _limit_cache(self) -> None:
+        while self._seen and sum(map(len, self._seen.values())) > self._cache_bytes:
+            del self._seen[next(iter(self._seen))]
 
     def stats(self) -> WorkerStats:
         began = self._step_began
-        entries = len(self._seen)
+        sizes = [len(entry) for entry in list(self._seen.values())]  # called by another thread
         memory = int(self._faults.get("memory_bytes", 1000))
         return WorkerStats(
             steps=self._steps,
@@ -152,7 +201,7 @@ class FakeEngine:
             active_bytes=memory,
             peak_bytes=memory,
             generated_tokens=self._generated,
-            cache=CacheStats(entries, 100 * entries, self._hits, self._misses, self._reused),
+            cache=CacheStats(len(sizes), sum(sizes), self._hits, self._misses, self._reused),
         )
 
     def close(self) -> None:
@@ -172,6 +221,16 @@ class FakeEngine:
         if length:
             print("y" * length)
         sys.stdout.flush()
+        for line in self._faults.get("print_lines", []):
+            print(line, file=sys.stderr, flush=True)
+        if length := int(self._faults.get("binary_output_bytes", 0)):
+            os.write(1, b"fake engine: binary \x1b]0;title\x07\x1b[2J\n")
+            os.write(1, (bytes(range(256)) * (length // 256 + 1))[:length] + b"\n")
+
+
+def _really_hold(n_bytes: int) -> bytes:
+    """Memory that the system sees in use: every page is written."""
+    return b"x" * n_bytes
 
 
 def _read_faults(spec: Load) -> dict[str, Any]:

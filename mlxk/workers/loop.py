@@ -23,6 +23,7 @@ from mlxk.workers.protocol import (
     Shutdown,
     ToWorker,
     TrimCache,
+    Trimmed,
 )
 
 log = logging.getLogger("mlxk.worker")
@@ -61,7 +62,8 @@ class EngineLoop:
                 self._load(message)
             case TrimCache():
                 if self._loaded:
-                    self._engine.trim_cache(message.max_bytes)
+                    freed_bytes = self._engine.trim_cache(message.max_bytes, message.memory_bytes)
+                    self._channel.send([Trimmed(message.max_bytes, freed_bytes)])
             case Drain():
                 self._draining = True
             case Shutdown():

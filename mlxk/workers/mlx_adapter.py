@@ -76,15 +76,23 @@ def limit_memory(memory_bytes: int | None) -> None:
     """This worker's share of the machine, as MLX's limits.
 
     Called after BatchGenerator was made: its constructor sets the process's wired limit to the whole
-    machine's recommended maximum, which several workers cannot all have.
+    machine's recommended maximum, which several workers cannot all have; and again when the share changes.
     """
     if memory_bytes is None:
         return
     mx.set_memory_limit(memory_bytes)
     mx.set_cache_limit(memory_bytes // 4)
-    if mx.metal.is_available():
-        recommended = int(mx.device_info()["max_recommended_working_set_size"])
+    recommended = working_set_bytes()
+    if recommended is not None:
+        mx.synchronize()  # the wired limit must not change under an evaluation that is under way
         mx.set_wired_limit(min(memory_bytes, recommended))
+
+
+def working_set_bytes() -> int | None:
+    """What Metal recommends for all processes of this machine together; None without Metal."""
+    if not mx.metal.is_available():
+        return None
+    return int(mx.device_info()["max_recommended_working_set_size"])
 
 
 def is_batchable(model: Any) -> bool:

@@ -79,6 +79,10 @@ class MlxEngine:
     # ----------------------------------------------------------------- lifecycle
 
     @property
+    def working_set_bytes(self) -> int | None:
+        return adapter.working_set_bytes()
+
+    @property
     def idle(self) -> bool:
         return not self._by_uid
 
@@ -125,10 +129,17 @@ class MlxEngine:
         del self._batch, self._model
         mx.clear_cache()
 
-    def trim_cache(self, max_bytes: int) -> None:
-        self._prefixes.trim_to(max_bytes)
-        mx.clear_cache()
+    def trim_cache(self, max_bytes: int, memory_bytes: int | None = None) -> int:
+        held_before = mx.get_active_memory() + mx.get_cache_memory()
+        shrinks = max_bytes < self._prefixes.max_bytes
+        self._prefixes.limit_to(max_bytes)
+        if memory_bytes is not None:
+            self._memory_bytes = memory_bytes
+            adapter.limit_memory(memory_bytes)
+        if shrinks:  # else it may be busy, and would only have to ask the system for its buffers again
+            mx.clear_cache()
         self._note_memory()
+        return max(0, int(held_before - mx.get_active_memory() - mx.get_cache_memory()))
 
     def stats(self) -> WorkerStats:
         """Plain attributes only: called by the I/O thread, which may make no MLX call."""

@@ -68,7 +68,7 @@ class PrefixCache:
     """Computed prefixes of one model. Used by the engine thread only."""
 
     def __init__(self, max_bytes: int, ops: CacheOps, max_entries: int = MAX_ENTRIES) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_entries = max_entries
         self._ops = ops
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
@@ -114,7 +114,7 @@ class PrefixCache:
     def store(self, tokens: list[int], cache: list[Any]) -> None:
         """Keep what a request computed. `cache` must hold exactly `tokens`, evaluated."""
         nbytes = self._ops.nbytes(cache)
-        if not tokens or nbytes > self._max_bytes:
+        if not tokens or nbytes > self.max_bytes:
             return
         key = token_key(tokens)
         entry = Entry(cache, len(tokens), nbytes, self._ops.is_trimmable(cache))
@@ -129,10 +129,11 @@ class PrefixCache:
         self._entries[key] = entry
         bisect.insort(self._sorted, key)
         self._bytes += nbytes
-        self._evict(self._max_bytes, self._max_entries)
+        self._evict(self.max_bytes, self._max_entries)
 
-    def trim_to(self, max_bytes: int) -> None:
-        """Forget the least recently used entries until at most `max_bytes` are held."""
+    def limit_to(self, max_bytes: int) -> None:
+        """A new budget. The least recently used entries go until it is kept."""
+        self.max_bytes = max_bytes
         self._evict(max_bytes, self._max_entries)
 
     def clear(self) -> None:

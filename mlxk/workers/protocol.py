@@ -145,9 +145,11 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 class TrimCache(msgspec.Struct, frozen=True, tag="trim_cache"):
-    """Shrink the prefix cache to `max_bytes` between two steps."""
+    """A new budget for the prefix cache from now on: what is over it goes. Answered by `Trimmed`."""
 
     max_bytes: int = 0
+    memory_bytes: int | None = None
+    """With it a new share of the machine, as in `Load`. None: as it was."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -208,6 +210,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     version: str
     pid: int
     engine: str
+    working_set_bytes: int | None = None
+    """What Metal recommends for all processes of this machine together; None where there is no Metal."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag="load_progress"):
@@ -227,6 +231,15 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     fault: Fault
+
+
+class Trimmed(msgspec.Struct, frozen=True, tag="trimmed"):
+    """A `TrimCache` has been carried out."""
+
+    max_bytes: int
+    """The budget that is now kept."""
+    freed_bytes: int
+    """So much less is held than before."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -309,7 +322,17 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 FromWorker = (
-    Hello | LoadProgress | Loaded | LoadFailed | Started | Progress | Deltas | Finished | Failed | Pong
+    Hello
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | Trimmed
+    | Started
+    | Progress
+    | Deltas
+    | Finished
+    | Failed
+    | Pong
 )
 
 RequestEvent = Started | Progress | Delta | Finished | Failed

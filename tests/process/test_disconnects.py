@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
 
 from tests.process.client import Request
@@ -68,13 +72,93 @@ def test_a_load_goes_on_for_the_waiter_who_stays(server: Server) -> None:
     assert pid_of(server, "slow") == pid
 
 
-def test_many_clients_that_leave_at_once_leave_nothing_behind(server: Server) -> None:
-    requests = [Request(server, "a", words=FOREVER, stream=number % 2 == 0) for number in range(30)]
-    server.wait_for(lambda models: models["a"]["queued"] >= 20)
-    for number, request in enumerate(requests):
-        request.hang_up()
-        if number % 10 == 0:
-            time.sleep(0.02)  # so that they leave at different stages
-    server.wait_for(lambda models: not models["a"]["queued"] and not models["a"]["in_flight"])
-    with Request(server, "a", words=2) as request:
-        assert request.text() == "w0 w1"
+N_CLIENTS = 200
+N_AT_ONCE = 12
+SEED = 20261121
+STAGES = ("at once", "queued or loading", "prefill", "decode", "stays")
+
+
+class Count(NamedTuple):
+    """Everything that a request could leave behind in a front and its workers."""
+
+    descriptors: int
+    threads: int
+    worker_descriptors: int
+    worker_threads: int
+    work: dict[str, int]
+    """Jobs, mailboxes, waiters, leases, sequences in the workers, and tasks."""
+
+
+def take_count(server: Server) -> Count:
+    front = psutil.Process(server.pid)
+    workers = [psutil.Process(pid) for pid in server.worker_pids()]
+    return Count(
+        front.num_fds(),
+        front.num_threads(),
+        sum(worker.num_fds() for worker in workers),
+        sum(worker.num_threads() for worker in workers),
+        server.call("counts"),
+    )
+
+
+def leave_at_some_stage(server: Server, seed: int) -> str:
+    dice = random.Random(seed)
+    stage = dice.choice(STAGES)
+    stream = dice.random() < 0.6
+    words = 3 if stage == "stays" else FOREVER
+    model = dice.choice(["a", "a", "prompt", "prompt", "again"])
+    keep_alive = {"keep_alive": 0} if model == "again" else {}  # so that it is loaded again and again
+    with Request(server, model, words=words, stream=stream, **keep_alive) as request:
+        if stage == "stays" and stream:
+            request.last_event()
+        elif stage == "stays":
+            request.text()
+        elif stage == "decode" and stream:
+            request.next_event()
+        elif stage != "at once":
+            time.sleep(dice.uniform(0, 0.05 if stage == "prefill" else 0.2))  # how long it stays, no wait
+    return stage
+
+
+def test_200_clients_that_leave_at_random_stages_leave_nothing(
+    tmp_path: Path, clean_environment: None
+) -> None:
+    """No task, thread, descriptor or byte; and who stays is served among them."""
+    add_fake_model(tmp_path, "a", step_s=0.002)
+    add_fake_model(tmp_path, "prompt", step_s=0.002, prefill_steps=10, prefill_step_s=0.01)
+    add_fake_model(tmp_path, "again", load_s=0.05)
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "4", "MLXK_QUEUE_PER_MODEL": "500"}
+    server = Server(tmp_path, env=env)
+    try:
+        with ThreadPoolExecutor(N_AT_ONCE) as pool:
+
+            def send_away(seeds: range) -> list[str]:
+                return list(pool.map(lambda seed: leave_at_some_stage(server, seed), seeds))
+
+            send_away(range(SEED, SEED + 40))  # what is made once is made now: threads of a pool, buffers
+            before = settled_count(server)
+            bytes_before = psutil.Process(server.pid).memory_info().rss
+            stages = send_away(range(SEED + 40, SEED + 40 + N_CLIENTS))
+        assert set(stages) == set(STAGES)
+        after = settled_count(server)
+        grown = psutil.Process(server.pid).memory_info().rss - bytes_before
+        assert after == before
+        assert grown < 16 * 2**20
+        assert "Traceback" not in server.log()
+    finally:
+        server.close()
+
+
+def settled_count(server: Server) -> Count:
+    """When all work has ended, and the model that is let go after each reply is gone."""
+    counts: list[Count] = []
+
+    def is_settled() -> bool:
+        if "again" in server.ps():
+            return False
+        counts.append(take_count(server))
+        idle = not any(n for name, n in counts[-1].work.items() if name != "tasks")
+        return idle and len(counts) > 3 and len({str(count) for count in counts[-4:]}) == 1
+
+    until(is_settled)
+    return counts[-1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.process.client import Request
@@ -20,6 +22,8 @@ LIMIT_S = 2.0
 def home(tmp_path: Path) -> Path:
     add_fake_model(tmp_path, "a", step_s=0.005)
     add_fake_model(tmp_path, "slow", load_s=60)
+    add_fake_model(tmp_path, "parent", grandchild=True)
+    add_fake_model(tmp_path, "prompt", prefill_steps=1000, prefill_step_s=1.0)
     add_fake_model(tmp_path, "deaf", deaf_to_shutdown=True, ignore_sigterm=True)
     return tmp_path
 
@@ -50,6 +54,42 @@ def test_while_a_worker_is_being_spawned(home: Path, start: StartServer) -> None
     server = start("a")
     until(server.worker_pids)
     assert_no_orphans(server, kill(server))
+
+
+def test_within_100_ms_of_a_spawn(home: Path, start: StartServer) -> None:
+    """The worker is an interpreter that has not run a line yet, or one in the middle of its imports."""
+    for moment_s in (0.0, 0.005, 0.02, 0.05, 0.1):
+        server = start("a")
+        until(lambda server=server: "spawned w" in server.log())
+        time.sleep(moment_s)  # the moment is what is tested
+        server.signal(signal.SIGKILL)
+        server.wait(5)
+        until(lambda server=server: workers_of(server) == [], timeout_s=LIMIT_S)
+        clean_up_after_kill(server)
+
+
+def test_with_a_worker_that_has_a_child_of_its_own(home: Path, start: StartServer) -> None:
+    server = start("parent")
+    server.wait_for(lambda models: models.get("parent", {}).get("state") == "ready")
+    (worker,) = workers_of(server)
+    (grandchild,) = (child.pid for child in psutil.Process(worker).children())
+    assert_no_orphans(server, [*kill(server), grandchild])
+
+
+def test_while_requests_are_drained(home: Path, start: StartServer) -> None:
+    server = start()
+    with Request(server, "a", words=1_000_000, stream=True) as stream:
+        stream.next_event()
+        server.signal(signal.SIGTERM)
+        until(lambda: not server.call("ping")["ready"])
+        assert_no_orphans(server, kill(server))
+
+
+def test_in_the_middle_of_a_prefill(home: Path, start: StartServer) -> None:
+    server = start()
+    with Request(server, "prompt", stream=True):
+        server.wait_for(lambda models: models.get("prompt", {}).get("in_flight") == 1)
+        assert_no_orphans(server, kill(server))
 
 
 def test_while_a_model_loads(home: Path, start: StartServer) -> None:

@@ -68,6 +68,18 @@ def test_a_worker_that_dies_at_its_start_is_told_with_its_last_words(home: Path,
     assert server.worker_pids() == []
 
 
+def test_a_worker_that_dies_at_hello_is_told_with_its_last_words(home: Path, start: StartServer) -> None:
+    """Right after it has said it: the load may have been ordered already, or not."""
+    server = start(fake_start=json.dumps({"die_at_hello": 4}))
+    with Request(server, "a") as request:
+        error = request.error()
+    assert request.status == 503
+    assert error["code"] == "model_load_failed"
+    assert "dying at Hello" in error["message"]
+    assert "exit code 4" in error["message"]
+    until(lambda: server.worker_pids() == [])
+
+
 def test_a_worker_that_hangs_before_its_first_word_is_ended(home: Path, start: StartServer) -> None:
     server = start(fake_start=json.dumps({"hang": True}), start_timeout="500ms")
     with Request(server, "a") as request:

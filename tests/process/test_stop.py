@@ -23,6 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
         add_fake_model(home, name, step_s=0.005)
     add_fake_model(home, "slow", load_s=60)
     add_fake_model(home, "hung", load_hangs=True)
+    add_fake_model(home, "deaf", deaf_to_shutdown=True, ignore_sigterm=True)
     env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_STOP_GRACE": "0.5s"}
     with standing(Server(home, env=env)) as running:
         yield running
@@ -110,6 +111,27 @@ def test_a_request_during_a_drain_gets_a_new_worker(server: Server) -> None:
         assert stopping.result()[0]["stopped"]
         assert "error" not in old.last_event()
         assert pid_of(server, "a") != pid
+
+
+def test_a_request_during_the_stop_ladder_of_a_deaf_worker_gets_a_new_one(server: Server) -> None:
+    """The unload is never given up, and never waited for in vain."""
+    with Request(server, "deaf") as request:
+        request.text()
+    pid = pid_of(server, "deaf")
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(stop, server, "deaf")
+        until(lambda: server.ps()["deaf"]["state"] == "stopping")
+        with Request(server, "deaf") as request:
+            request.text()
+        assert stopping.result()[0]["stopped"]
+    assert not is_alive(pid)
+    assert pid_of(server, "deaf") != pid
+
+
+def test_requests_that_race_the_unload_after_each_reply_are_all_answered(server: Server) -> None:
+    for _ in range(10):
+        with Request(server, "a", words=1, keep_alive=0) as request:
+            assert request.text() == "w0"
 
 
 def test_several_stops_of_one_model_all_return(server: Server) -> None:

@@ -6,14 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlxk.supervisor.control_client import ControlError
 from tests.process.client import Request, ask_all
 from tests.process.watch import count_spawns, pid_of, until
-from tests.server import Server, add_fake_model, is_alive, standing
+from tests.server import Server, add_fake_model, is_alive, standing, wait_gone
 
 FOREVER = 1_000_000
 ABORT_GRACE_S = 0.5
@@ -34,6 +36,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
     add_fake_model(home, "stalled", load_hangs=True)
     add_fake_model(home, "flood", flood_log_lines=100_000)
     add_fake_model(home, "longline", long_log_line_bytes=1_000_000)
+    add_fake_model(home, "novel", prefill_steps=2, prefill_step_s=2.5)
+    add_fake_model(home, "library", prefill_steps=40, prefill_step_s=0.1)
+    add_fake_model(home, "parent", grandchild=True)
+    add_fake_model(home, "hung-step", hang_at_step=2)
     env = {
         "MLXK_ENGINE": "fake",
         "MLXK_SPARE": "0",
@@ -162,6 +168,76 @@ def test_a_deaf_worker_is_killed_by_the_ladder_and_the_stop_waits_for_it(server:
     assert 2 * STOP_GRACE_S <= time.monotonic() - began < 2 * STOP_GRACE_S + 3
 
 
+@pytest.mark.parametrize("model", ["novel", "library"], ids=["long steps", "many steps"])
+def test_a_long_prefill_is_not_taken_for_dead(server: Server, model: str) -> None:
+    """It takes several times as long as a pong, a load without progress or an abort may."""
+    with Request(server, model, words=2) as request:
+        assert request.text() == "w0 w1"
+    assert server.ps()[model]["restarts"] == 0
+
+
+def test_who_leaves_a_long_prefill_of_many_steps_costs_nobody_the_worker(server: Server) -> None:
+    server.call("load", {"models": ["library"]})
+    pid = pid_of(server, "library")
+    with Request(server, "library", stream=True):
+        server.wait_for(lambda models: models["library"]["in_flight"] == 1)
+    until(lambda: server.ps()["library"]["in_flight"] == 0)
+    assert pid_of(server, "library") == pid
+
+
+def grandchildren(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def test_a_grandchild_that_holds_the_pipes_does_not_hold_up_a_stop(server: Server) -> None:
+    assert_works(server, "parent")
+    pid = pid_of(server, "parent")
+    (grandchild,) = grandchildren(pid)
+    (result,) = server.call("stop", {"models": ["parent"]}, timeout_s=10)["models"]
+    assert result["stopped"]
+    assert wait_gone([pid, grandchild], 5) == []
+
+
+def test_a_grandchild_ends_with_a_worker_that_was_killed(server: Server) -> None:
+    assert_works(server, "parent")
+    pid = pid_of(server, "parent")
+    (grandchild,) = grandchildren(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_gone([grandchild], 5) == []
+    assert_works(server, "parent")
+
+
+def test_a_worker_that_dies_during_its_drain_ends_the_stop_and_its_streams(server: Server) -> None:
+    with Request(server, "victim", words=FOREVER, stream=True) as stream, ThreadPoolExecutor(1) as pool:
+        stream.next_event()
+        pid = pid_of(server, "victim")
+        stopping = pool.submit(server.call, "stop", {"models": ["victim"]})
+        server.wait_for(lambda models: models["victim"]["state"] == "stopping")
+        os.kill(pid, signal.SIGKILL)
+        assert stopping.result(timeout=10)["models"][0]["stopped"]
+        assert stream.last_event()["error"]["code"] in ("worker_died", "model_stopped")
+    assert_works(server, "victim")
+
+
+def test_a_worker_that_is_stopped_by_a_signal_is_ended_by_the_ladder(server: Server) -> None:
+    assert_works(server, "bystander")
+    pid = pid_of(server, "bystander")
+    os.kill(pid, signal.SIGSTOP)
+    (result,) = server.call("stop", {"models": ["bystander"], "now": True})["models"]
+    assert result["stopped"]
+    assert not is_alive(pid)
+
+
+def test_a_worker_that_hangs_in_a_step_is_ended_by_the_ladder(server: Server) -> None:
+    with Request(server, "hung-step", words=FOREVER, stream=True) as stream:
+        stream.next_event()
+        pid = pid_of(server, "hung-step")
+        (result,) = server.call("stop", {"models": ["hung-step"], "now": True})["models"]
+        assert result["stopped"]
+        assert not is_alive(pid)
+        assert stream.last_event()["error"]["code"] == "model_stopped"
+
+
 def test_a_load_without_progress_is_given_up(server: Server) -> None:
     with Request(server, "stalled") as request:
         error = request.error()
@@ -172,7 +248,7 @@ def test_a_load_without_progress_is_given_up(server: Server) -> None:
 @pytest.mark.parametrize("model", ["flood", "longline"])
 def test_what_a_worker_prints_never_stops_it(server: Server, model: str) -> None:
     assert_works(server, model)
-    logs = [path for path in (server.home / "logs").glob("w*.log*") if path.stat().st_size >= 1_000_000]
+    logs = [path for path in (server.home / "logs").glob("*.log*") if path.stat().st_size >= 1_000_000]
     assert logs
 
 

@@ -25,9 +25,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "mlxk.store",
         "mlxk.supervisor.control_client",
         "mlxk.supervisor.control_protocol",
+        # `mlxk doctor` looks with the eyes of the server (docs/decisions/0012-doctor-and-leftovers.md).
+        "mlxk.supervisor.leftovers",
+        "mlxk.supervisor.memory",
+        "mlxk.supervisor.run_dir",
     ),
 }
-LAZY_IN_SERVE = ("mlxk.api", "mlxk.supervisor.lifecycle")
+LAZY_IN_SERVE = ("mlxk.api", "mlxk.supervisor.lifecycle", "mlxk.supervisor.signals")
 """`mlxk serve` alone starts a server, and imports it only then."""
 
 MLX_MODULES = {
@@ -145,3 +149,8 @@ def test_the_front_never_loads_mlx_or_transformers() -> None:
 
 def test_the_protocol_loads_neither_mlx_nor_zmq() -> None:
     assert not loaded_by("import mlxk.workers.protocol") & {"mlx", "zmq", "transformers"}
+
+
+def test_what_the_doctor_borrows_from_the_supervisor_is_light() -> None:
+    modules = "mlxk.supervisor.leftovers, mlxk.supervisor.run_dir, mlxk.supervisor.memory"
+    assert not loaded_by(f"import {modules}") & (HEAVY - {"psutil"})

@@ -58,7 +58,7 @@ def test_a_detached_server_is_reported_when_it_is_ready(stand_in, home):
     try:
         assert (ready.pid, ready.url) == (pid(), "http://127.0.0.1:7")
         assert os.getsid(ready.pid) == ready.pid  # the terminal's Ctrl-C does not reach it
-        log = home / "logs" / "server.log"
+        log = home / "logs" / "server.out"
         assert log.read_text().endswith("--port=0 -- tiny\n")
         assert stat.S_IMODE(log.stat().st_mode) == 0o600
     finally:
@@ -68,13 +68,13 @@ def test_a_detached_server_is_reported_when_it_is_ready(stand_in, home):
 
 def test_a_detached_server_that_dies_shows_its_last_words_and_not_older_ones(stand_in, home):
     (home / "logs").mkdir(parents=True)
-    (home / "logs" / "server.log").write_text("yesterday\n")
+    (home / "logs" / "server.out").write_text("yesterday\n")
     pid = stand_in("print('error: port 8000 is taken', file=sys.stderr); sys.exit(3)")
     with pytest.raises(CliError) as caught:
         start_detached([])
     assert caught.value.type == "start_failed"
     assert "exit code 3" in caught.value.message
-    assert "server.log" in caught.value.message
+    assert "server.out" in caught.value.message
     assert caught.value.details["log"][-1] == "error: port 8000 is taken"
     assert "yesterday" not in caught.value.message
     assert is_gone(pid())

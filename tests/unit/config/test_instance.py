@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlxk.config.instance import Instance, read_instance, remove_instance, write_instance
+from mlxk.config.instance import Instance, read_instance, read_recorded, remove_instance, write_instance
 
 
 @pytest.fixture
@@ -103,3 +104,23 @@ def test_only_the_file_of_this_pid_is_removed(me: Instance, mlxk_home: Path) -> 
     remove_instance(me.pid)
     assert not (mlxk_home / "instance.json").exists()
     remove_instance(me.pid)
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_no_half(me: Instance, mlxk_home: Path) -> None:
+    write_instance(me)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, kept[1]))  # the write itself fails, in its middle
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_instance(dataclasses.replace(me, url="http://127.0.0.1:1"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    assert read_instance() == me
+    assert [entry.name for entry in mlxk_home.iterdir()] == ["instance.json"]
+
+
+def test_what_the_file_says_of_a_server_that_is_gone_can_still_be_read(me: Instance) -> None:
+    gone = dataclasses.replace(me, created_at=me.created_at - 60)
+    write_instance(gone)
+    assert read_instance() is None
+    assert read_recorded() == gone

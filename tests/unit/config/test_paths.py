@@ -48,3 +48,13 @@ def test_tilde_is_expanded_and_relative_paths_become_absolute(
 
 def test_a_given_environment_is_used_instead_of_the_process_s(tmp_path: Path) -> None:
     assert paths.config_file({"MLXK_HOME": str(tmp_path / "x")}) == tmp_path / "x" / "config.toml"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MLXK_HOME")
+    monkeypatch.setattr(Path, "home", refuse)
+    with pytest.raises(OSError, match="set MLXK_HOME"):
+        paths.home()

@@ -10,7 +10,7 @@ from typing import Any
 from mlxk.store.catalog import ModelRef, Source
 from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
 from mlxk.supervisor.states import ExitReport, StopStep, WorkerState
-from mlxk.workers.protocol import Capabilities, Fault, Loaded
+from mlxk.workers.protocol import Capabilities, Fault, Loaded, WorkerStats
 
 LOADED = Loaded(4096, 1000, 1000, 0.1, Capabilities())
 KILLED = ExitReport(None, 9, StopStep.NONE, ("last line",))
@@ -74,7 +74,7 @@ class FakeOutput:
         self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lines: tuple[str, ...] = ()
 
-    def note(self, line: str) -> None:
+    def belongs_to(self, model: str) -> None:
         pass
 
     def tail(self) -> tuple[str, ...]:
@@ -96,6 +96,9 @@ class FakeWorker:
 
     def post(self, order: LoadOrder | StopOrder) -> None:
         self.orders.append(order)
+
+    def belongs_to(self, model: str) -> None:
+        pass
 
     @property
     def loads(self) -> list[str]:
@@ -123,6 +126,10 @@ class FakeWorker:
 
 class FakeChildVitals:
     pid = 4_000_000
+    working_set_bytes: int | None = None
+
+    def __init__(self) -> None:
+        self.stats = WorkerStats()
 
 
 class FakeCrew:

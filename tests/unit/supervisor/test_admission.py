@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlxk.supervisor.admission import Grant, Refuse, StartLoad, StopIdle, decide
+from mlxk.supervisor.eviction import Trim
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.views import WaiterView
 from mlxk.workers.protocol import FaultCode
@@ -119,3 +120,122 @@ def test_who_can_go_on_at_once_needs_no_place_in_the_queue() -> None:
 def test_nothing_is_loaded_for_a_waiter_that_is_refused() -> None:
     (decision,) = decide(pool_of(absent("a"), waiting="a", queue_per_model=0))
     assert isinstance(decision, Refuse)
+
+
+# --------------------------------------------------------------------------- room
+
+
+def refusals(decisions: list[object]) -> list[Refuse]:
+    return [decision for decision in decisions if isinstance(decision, Refuse)]
+
+
+def test_an_idle_cache_is_trimmed_before_a_model_is_evicted() -> None:
+    view = pool_of(ready("a", 8 * GB, trimmable_bytes=4 * GB), absent("b", 4 * GB), waiting="b")
+    assert decide(view) == [Trim("a", 2 * GB)]
+
+
+def test_trimmed_memory_is_not_given_away_before_it_is_back() -> None:
+    view = pool_of(ready("a", 8 * GB, trimming_bytes=2 * GB), absent("b", 4 * GB), absent("c"), waiting="b c")
+    assert decide(view) == []
+
+
+def later(*models: str, ago: float = 50, first: int = 1) -> tuple[WaiterView, ...]:
+    """Waiters, the first of whom came `ago` seconds before `now` (100), the others a second apart."""
+    return tuple(WaiterView(first + i, name, since=100 - ago + i) for i, name in enumerate(models))
+
+
+def test_steady_traffic_keeps_its_turn_until_the_bound() -> None:
+    busy = ready("a", 8 * GB, in_flight=1, queued=1, ready_at=1)
+    view = pool_of(busy, absent("b", 5 * GB), waiters=later("b", "a"), swap_after_s=60)
+    assert decide(view) == [Grant(2)]
+
+
+def test_after_the_bound_the_model_takes_no_new_leases_and_is_swapped_out_when_it_is_done() -> None:
+    busy = ready("a", 8 * GB, in_flight=1, queued=1, ready_at=1)
+    view = pool_of(busy, absent("b", 5 * GB), waiters=later("b", "a"), swap_after_s=30)
+    assert decide(view) == []
+    done = replace(busy, in_flight=0)
+    assert decide(replace(view, models=(done, absent("b", 5 * GB)))) == [StopIdle("a")]
+
+
+def test_who_came_before_the_one_that_waits_for_room_is_served_before() -> None:
+    busy = ready("a", 8 * GB, in_flight=1, queued=2, ready_at=1)
+    view = pool_of(busy, absent("b", 5 * GB), waiters=later("a", "b", "a"), swap_after_s=30)
+    assert decide(view) == [Grant(1)]
+
+
+def test_a_turn_serves_all_who_had_queued_when_it_began() -> None:
+    busy = ready("a", 8 * GB, in_flight=1, queued=2, ready_at=1, batch_end=2)
+    view = pool_of(busy, absent("b", 5 * GB), waiters=later("b", "a", "a"), swap_after_s=30)
+    assert decide(view) == [Grant(2)]  # it still owed one, so it was not closed
+    view = replace(view, waiters=later("b") + later("a", first=3))
+    assert decide(view) == []
+
+
+def test_a_turn_lasts_for_as_long_as_a_waiter_must_wait() -> None:
+    young = ready("a", 8 * GB, in_flight=1, queued=1, ready_at=80)
+    view = pool_of(young, absent("b", 5 * GB), waiters=later("b", "a"), swap_after_s=30)
+    assert decide(view) == [Grant(2)]
+    assert decide(replace(view, now=111.0)) == []
+
+
+def test_a_pinned_model_never_loses_its_turn() -> None:
+    busy = ready("a", 4 * GB, in_flight=1, queued=1, ready_at=1, pinned=True)
+    other = ready("c", 4 * GB, in_flight=1)
+    view = pool_of(busy, other, absent("b", 5 * GB), waiters=later("b", "a"), swap_after_s=0)
+    assert Grant(2) in decide(view)
+
+
+def test_a_negative_bound_never_ends_a_turn() -> None:
+    busy = ready("a", 8 * GB, in_flight=1, queued=1, ready_at=1)
+    view = pool_of(busy, absent("b", 5 * GB), waiters=later("b", "a", ago=90), swap_after_s=-1)
+    assert decide(view) == [Grant(2)]
+
+
+# ---------------------------------------------------------------------------- max_wait
+
+
+def test_who_found_no_room_in_time_is_told_who_holds_it() -> None:
+    view = pool_of(ready("a", 8 * GB, in_flight=1), absent("b", 5 * GB), waiters=later("b"), max_wait_s=50)
+    (refusal,) = refusals([*decide(view)])
+    assert refusal.fault.code is FaultCode.INSUFFICIENT_MEMORY
+    assert "a 8.6 GB (busy with 1)" in refusal.fault.message
+    assert "mlxk stop" in refusal.fault.message
+    assert refusal.fault.retry_after_s
+
+
+def test_who_found_no_place_in_a_full_model_in_time_is_refused() -> None:
+    view = pool_of(ready("a", in_flight=2), waiters=later("a"), max_wait_s=50)
+    (refusal,) = refusals([*decide(view)])
+    assert refusal.fault.code is FaultCode.DEADLINE_EXCEEDED
+    assert refusal.fault.retryable
+
+
+def test_the_models_own_load_does_not_count_as_waiting() -> None:
+    full = ready("a", in_flight=2, last_load=60)
+    assert decide(pool_of(full, waiters=later("a"), max_wait_s=50)) == []
+    assert decide(pool_of(loading("a"), waiters=later("a"), max_wait_s=0)) == []
+
+
+def test_no_waiting_at_all_still_loads_what_fits_and_swaps_what_is_idle() -> None:
+    assert decide(pool_of(ready("a"), waiting="a", max_wait_s=0)) == [Grant(1)]
+    assert decide(pool_of(absent("a"), waiting="a", max_wait_s=0)) == [StartLoad("a")]
+    idle, wanted = ready("a"), absent("b")
+    assert decide(pool_of(idle, wanted, waiting="b", max_models=1, max_wait_s=0)) == [StopIdle("a")]
+    gone = stopping("a")
+    assert decide(pool_of(gone, wanted, waiting="b", max_models=1, max_wait_s=0)) == []
+    busy = ready("a", in_flight=1)
+    assert len(refusals([*decide(pool_of(busy, wanted, waiting="b", max_models=1, max_wait_s=0))])) == 1
+
+
+def test_who_is_refused_claims_no_room() -> None:
+    view = pool_of(
+        ready("a", 5 * GB, in_flight=1),
+        absent("big", 8 * GB),
+        absent("small"),
+        waiters=later("big") + later("small", ago=1, first=2),
+        max_wait_s=50,
+    )
+    first, second = decide(view)
+    assert isinstance(first, Refuse)
+    assert second == StartLoad("small")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,8 +18,9 @@ import psutil
 import pytest
 
 from mlxk.supervisor import child as child_module
-from mlxk.supervisor import reaper
 from mlxk.supervisor.child import Child, Lifeline, spawn, wait_all_exited
+from mlxk.supervisor.reaper import Reaper
+from mlxk.workers.lifeline import EXIT_FRONT_GONE
 from tests.server import is_alive, wait_gone
 from tests.unit.supervisor.aio import in_loop
 
@@ -45,7 +48,7 @@ def use_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaper, "_watch_by_pidfd", refuse)
+    monkeypatch.setattr(Reaper, "_watch_by_pidfd", lambda self: False)
 
 
 def use_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +56,6 @@ def use_subprocess(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NotImplementedError
 
     monkeypatch.setattr(os, "posix_spawn", refuse_setsid)
-
-
-def refuse(pid: int) -> asyncio.Future[int]:
-    raise OSError("no pidfd in this sandbox")
 
 
 Choose = Callable[[pytest.MonkeyPatch], None]
@@ -149,9 +148,8 @@ async def test_the_whole_group_is_signalled(way: None) -> None:
         assert wait_gone([grandchild], 5) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only the pidfd tells of an end before the reap")
 @in_loop
-async def test_a_grandchild_ends_with_a_child_that_died_on_its_own() -> None:
+async def test_a_grandchild_ends_with_a_child_that_died_on_its_own(way: None) -> None:
     async with running(HOLDER) as child:
         grandchild = int(await read_line(child))
         os.kill(child.pid, signal.SIGKILL)
@@ -190,7 +188,7 @@ async def test_the_lifelines_end_is_seen_by_the_child_alone_in_its_session(way: 
     child = spawn(["-c", code, str(child_module.LIFELINE_FD)], lifeline.read_fd, {})
     assert await read_line(child) == "up"
     lifeline.close()
-    assert os.waitstatus_to_exitcode(await child.exited) == 64
+    assert os.waitstatus_to_exitcode(await child.exited) in (EXIT_FRONT_GONE, -signal.SIGTERM)
     os.close(child.output_fd)
 
 
@@ -205,6 +203,112 @@ async def test_no_descriptor_stays_open(way: None) -> None:
     for _ in range(5):
         await once()
     assert psutil.Process().num_fds() == before
+
+
+@in_loop
+async def test_what_a_dead_child_left_is_killed_before_the_reap(
+    way: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it, the number of the group may be somebody else's."""
+    waitpid = os.waitpid
+    states: list[str] = []
+
+    def watched(pid: int, flags: int) -> tuple[int, int]:
+        states.append(psutil.Process(pid).status())
+        assert wait_gone([grandchild], 5) == []
+        return waitpid(pid, flags)
+
+    async with running(HOLDER) as child:
+        grandchild = int(await read_line(child))
+        monkeypatch.setattr(os, "waitpid", watched)
+        os.kill(child.pid, signal.SIGKILL)
+        await child.exited
+    assert states == [psutil.STATUS_ZOMBIE]
+
+
+@in_loop
+async def test_no_signal_falls_between_the_reap_and_the_note_of_it(
+    way: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals come from other threads: the watchdog's, and that of the second Ctrl-C."""
+    waitpid = os.waitpid
+    attempts: list[threading.Thread] = []
+    results: list[bool] = []
+
+    def reap_and_be_signalled(pid: int, flags: int) -> tuple[int, int]:
+        result = waitpid(pid, flags)  # from now on the pid is free
+        attempt = threading.Thread(target=lambda: results.append(child.signal_group(signal.SIGKILL)))
+        attempt.start()
+        attempts.append(attempt)
+        attempt.join(0.1)  # it must wait for us
+        return result
+
+    async with running("pass") as child:
+        monkeypatch.setattr(os, "waitpid", reap_and_be_signalled)
+        await child.exited
+        monkeypatch.undo()
+    for attempt in attempts:
+        attempt.join()
+    assert results == [False]
+
+
+@pytest.mark.parametrize("call", range(3))
+@in_loop
+async def test_a_spawn_without_descriptors_left_leaks_none(
+    call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EMFILE at any of its steps."""
+    lifeline = Lifeline()
+    before = psutil.Process().num_fds()
+    calls = iter(range(10))
+
+    def refuse_at_last(real: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*args: Any) -> Any:
+            if next(calls) == call:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return real(*args)
+
+        return once
+
+    monkeypatch.setattr(os, "pipe", refuse_at_last(os.pipe))
+    monkeypatch.setattr(child_module.fcntl, "fcntl", refuse_at_last(child_module.fcntl.fcntl))
+    with pytest.raises(OSError, match="Too many"):
+        spawn(["-c", "pass"], lifeline.read_fd, {})
+    monkeypatch.undo()
+    assert psutil.Process().num_fds() == before
+    lifeline.close()
+
+
+@in_loop
+async def test_a_child_that_cannot_be_waited_for_is_ended_and_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor for a pidfd, and no thread either."""
+    started: list[int] = []
+
+    def refuse(self: Reaper) -> None:
+        started.append(self._pid)
+        raise OSError("no thread can be started")
+
+    monkeypatch.setattr(Reaper, "_watch_by_pidfd", lambda self: False)
+    monkeypatch.setattr(Reaper, "_watch_by_thread", refuse)
+    lifeline = Lifeline()
+    before = psutil.Process().num_fds()
+    with pytest.raises(OSError, match="no thread"):
+        spawn(["-c", SLEEP], lifeline.read_fd, {})
+    assert not psutil.pid_exists(started[0])
+    assert psutil.Process().num_fds() == before
+    lifeline.close()
+
+
+@in_loop
+async def test_signals_that_the_front_blocks_reach_the_child(way: None) -> None:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    code = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), flush=True)"
+    unblock = "import signal; signal.pthread_sigmask(signal.SIG_SETMASK, ()); "  # as a worker's main does
+    try:
+        async with running(unblock + code) as child:
+            assert await read_line(child) == "[]"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @in_loop

@@ -19,6 +19,7 @@ from mlxk.config.settings import Settings
 from mlxk.supervisor import lifecycle, shutdown
 from mlxk.supervisor.lifecycle import HttpServer, run_server
 from mlxk.supervisor.pool import Pool
+from mlxk.supervisor.run_dir import StartError
 from mlxk.supervisor.service import Service
 from mlxk.supervisor.shutdown import EXIT_ERROR, EXIT_OK, ShutdownPlan, start_watchdog
 
@@ -111,19 +112,17 @@ def test_a_bug_in_the_pools_task_ends_the_server_loudly(
 
 
 def test_a_home_that_cannot_be_written_is_a_clear_error(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "file").touch()
     monkeypatch.setenv("MLXK_HOME", str(home / "file" / "home"))
-    assert serve(Http) == EXIT_ERROR
-    assert "MLXK_HOME" in capsys.readouterr().err
+    with pytest.raises(StartError, match="MLXK_HOME"):
+        serve(Http)
 
 
-def test_an_address_that_cannot_be_used_is_a_clear_error(
-    socket_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert serve(Http, Settings(host="no such host", port=0, engine="fake")) == EXIT_ERROR
-    assert "no such host" in capsys.readouterr().err
+def test_an_address_that_cannot_be_used_is_a_clear_error(socket_root: Path) -> None:
+    with pytest.raises(StartError, match="no such host"):
+        serve(Http, Settings(host="no such host", port=0, engine="fake"))
 
 
 def test_the_watchdog_leaves_when_the_orderly_end_takes_too_long(

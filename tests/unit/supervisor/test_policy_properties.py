@@ -5,9 +5,10 @@ The simulation carries decisions out as the pool does, without processes and wit
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -33,10 +34,24 @@ class Model:
     failed: bool = False
     deaths: tuple[float, ...] = ()
     retry_at: float = 0.0
+    cache: int = 0
+    """Of its cost: what may be trimmed away."""
+    trimming: int = 0
+    trimmed: int = 0
+    ready_at: float = 0.0
+    last_load: float = 0.0
+    batch_end: int = 0
+    owed: set[int] = field(default_factory=set)
+    """Who had queued when its turn began and has not been granted, refused, or left."""
 
     @property
     def has_worker(self) -> bool:
         return self.state in (ModelState.LOADING, ModelState.READY, ModelState.STOPPING)
+
+    @property
+    def charge(self) -> int:
+        """What it takes of the budget."""
+        return self.cost - self.trimmed
 
 
 @dataclass
@@ -49,18 +64,35 @@ class Tally:
 
 class SimulatedPool(RuleBasedStateMachine):
     @initialize(
-        costs=st.lists(st.integers(1, 12), min_size=2, max_size=4),
+        costs=st.lists(st.sampled_from([2, 4, 5, 6, 8, 12]), min_size=2, max_size=4),
         pins=st.lists(st.booleans(), min_size=4, max_size=4),
-        max_models=st.integers(0, 3),
-        keep_alive_s=st.sampled_from([-1.0, 0.0, 5.0]),
+        max_models=st.sampled_from([0, 0, 1, 2]),
+        keep_alive_s=st.sampled_from([-1.0, -1.0, 0.0, 5.0]),
+        caches=st.lists(st.integers(0, 4), min_size=4, max_size=4),
+        swap_after_s=st.sampled_from([-1.0, 0.0, 4.0]),
+        max_wait_s=st.sampled_from([1e9, 1e9, 20.0, 0.0]),
     )
-    def set_up(self, costs: list[int], pins: list[bool], max_models: int, keep_alive_s: float) -> None:
+    def set_up(
+        self,
+        costs: list[int],
+        pins: list[bool],
+        max_models: int,
+        keep_alive_s: float,
+        caches: list[int],
+        swap_after_s: float,
+        max_wait_s: float,
+    ) -> None:
         self.now = 0.0
+        self.swap_after_s = swap_after_s
+        self.max_wait_s = max_wait_s
+        self.came_at: dict[int, float] = {}
         self.max_models = max_models
         self.models = {
             f"m{number}": Model(f"m{number}", cost, pins[number] and number == 0, keep_alive_s)
             for number, cost in enumerate(costs)
         }
+        for model, cache in zip(self.models.values(), caches, strict=False):
+            model.cache = min(cache, model.cost)
         self.waiters: dict[int, tuple[str, bool]] = {}
         self.next_id = 0
         self.tally = Tally()
@@ -68,13 +100,18 @@ class SimulatedPool(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ events
 
-    @rule(pick=st.integers(0, 3), holds_lease=st.sampled_from([True, True, True, False]), alone=st.booleans())
-    def arrive(self, pick: int, holds_lease: bool, alone: bool) -> None:
+    @rule(
+        picks=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+        holds_lease=st.sampled_from([True, True, True, False]),
+        alone=st.sampled_from([True, True, False]),
+    )
+    def arrive(self, picks: list[int], holds_lease: bool, alone: bool) -> None:
         """Several may arrive, and other things happen, before the pool decides."""
-        name = self.names[pick % len(self.names)]
-        self.next_id += 1
-        self.waiters[self.next_id] = (name, holds_lease)
-        self.tally.arrived.add(self.next_id)
+        for pick in picks:
+            self.next_id += 1
+            self.waiters[self.next_id] = (self.names[pick % len(self.names)], holds_lease)
+            self.came_at[self.next_id] = self.now
+            self.tally.arrived.add(self.next_id)
         self.undecided = True
         if alone:
             self.turn()
@@ -87,24 +124,33 @@ class SimulatedPool(RuleBasedStateMachine):
         self.tally.left.add(waiter)
         self.turn()
 
+    @precondition(lambda self: any(m.leases for m in self.models.values()))
     @rule(pick=st.integers(0, 3))
     def finish(self, pick: int) -> None:
-        self.end_lease(self.names[pick % len(self.names)])
+        busy = [m.name for m in self.models.values() if m.leases]
+        self.end_lease(busy[pick % len(busy)])
         self.turn()
 
+    @precondition(lambda self: self.in_state(ModelState.LOADING))
     @rule(pick=st.integers(0, 3))
     def loaded(self, pick: int) -> None:
-        self.complete_load(self.names[pick % len(self.names)])
+        names = self.in_state(ModelState.LOADING)
+        self.complete_load(names[pick % len(names)])
         self.turn()
 
+    @precondition(lambda self: self.in_state(ModelState.STOPPING))
     @rule(pick=st.integers(0, 3))
     def exited(self, pick: int) -> None:
-        self.reap(self.names[pick % len(self.names)])
+        names = self.in_state(ModelState.STOPPING)
+        self.reap(names[pick % len(names)])
         self.turn()
 
-    @rule(pick=st.integers(0, 3))
+    @precondition(lambda self: any(m.has_worker for m in self.models.values()))
+    @rule(pick=st.integers(0, 7))
     def died(self, pick: int) -> None:
-        model = self.models[self.names[pick % len(self.names)]]
+        if pick >= len(self.names):
+            return  # deaths are rare
+        model = self.models[self.names[pick]]
         if model.has_worker:
             if model.state is ModelState.LOADING:
                 self.refuse_all(model.name)
@@ -112,12 +158,20 @@ class SimulatedPool(RuleBasedStateMachine):
             self.reap(model.name, died=True)
         self.turn()
 
-    @rule(pick=st.integers(0, 3))
+    @rule(pick=st.integers(0, 15))
     def stopped_by_somebody(self, pick: int) -> None:
-        model = self.models[self.names[pick % len(self.names)]]
+        if pick >= len(self.names):
+            return
+        model = self.models[self.names[pick]]
         self.refuse_all(model.name)
         if model.has_worker:
-            model.state = ModelState.STOPPING
+            model.state, model.trimming = ModelState.STOPPING, 0
+        self.turn()
+
+    @precondition(lambda self: any(m.trimming for m in self.models.values()))
+    @rule()
+    def confirmed(self) -> None:
+        self.confirm_trim(next(m.name for m in self.models.values() if m.trimming))
         self.turn()
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 10.0]))
@@ -131,6 +185,9 @@ class SimulatedPool(RuleBasedStateMachine):
     def names(self) -> list[str]:
         return list(self.models)
 
+    def in_state(self, state: ModelState) -> list[str]:
+        return [m.name for m in self.models.values() if m.state is state]
+
     def view(self) -> PoolView:
         return PoolView(
             now=self.now,
@@ -141,7 +198,7 @@ class SimulatedPool(RuleBasedStateMachine):
                 ModelView(
                     name=m.name,
                     state=m.state,
-                    cost_bytes=m.cost,
+                    cost_bytes=m.charge,
                     has_worker=m.has_worker,
                     in_flight=m.leases,
                     queued=sum(1 for name, _ in self.waiters.values() if name == m.name),
@@ -149,12 +206,21 @@ class SimulatedPool(RuleBasedStateMachine):
                     keep_alive_s=m.keep_alive_s,
                     pinned=m.pinned,
                     fault_text="failed",
+                    trimmable_bytes=m.cache - m.trimmed - m.trimming if m.has_worker else 0,
+                    trimming_bytes=m.trimming,
+                    trimmed_bytes=m.trimmed,
+                    ready_at=m.ready_at,
+                    last_load=self.now if m.state is ModelState.LOADING else m.last_load,
+                    batch_end=m.batch_end,
                 )
                 for m in self.models.values()
             ),
             waiters=tuple(
-                WaiterView(number, name, holds) for number, (name, holds) in sorted(self.waiters.items())
+                WaiterView(number, name, holds, self.came_at[number])
+                for number, (name, holds) in sorted(self.waiters.items())
             ),
+            max_wait_s=self.max_wait_s,
+            swap_after_s=self.swap_after_s,
             queue_per_model=QUEUE_PER_MODEL,
             queue_total=QUEUE_TOTAL,
         )
@@ -186,11 +252,29 @@ class SimulatedPool(RuleBasedStateMachine):
                 assert model.state is ModelState.READY
                 assert not model.leases, "a busy victim"
                 assert not model.pinned, "a pinned victim"
-                assert name not in {wanted for wanted, _ in self.waiters.values()}, "a wanted victim"
-                model.state = ModelState.STOPPING
+                if name in {wanted for wanted, _ in self.waiters.values()}:
+                    self.check_end_of_turn(model)
+                model.state, model.trimming = ModelState.STOPPING, 0
+            case eviction.Trim(name, released):
+                model = self.models[name]
+                assert model.state is ModelState.READY
+                assert not model.leases, "a busy model was asked to trim"
+                assert 0 < released <= model.cache - model.trimmed - model.trimming
+                model.trimming += released
             case admission.Refuse(waiter, _):
                 del self.waiters[waiter]
                 self.tally.refused.add(waiter)
+
+    def check_end_of_turn(self, model: Model) -> None:
+        """A model that is still wanted goes only after its turn, for one that has waited as long."""
+        assert self.swap_after_s >= 0, "a wanted victim"
+        assert self.now - model.ready_at >= self.swap_after_s
+        waiting = self.waiters.keys()
+        assert not {w for w in model.owed & waiting if self.waiters[w][1]}, "a batch was not served"
+        mine = [w for w in waiting if self.waiters[w] == (model.name, True)]
+        others = [w for w in waiting if self.waiters[w][0] != model.name]
+        assert min(others) < min(mine, default=self.next_id + 1), "a later waiter took the room"
+        assert self.now - self.came_at[min(others)] >= self.swap_after_s
 
     def check_order(self, view: PoolView, decisions: list[admission.Decision]) -> None:
         """No load is started for a waiter behind one that waits for room."""
@@ -219,12 +303,22 @@ class SimulatedPool(RuleBasedStateMachine):
         model = self.models[name]
         if model.state is ModelState.LOADING:
             model.state, model.last_used = ModelState.READY, self.now
+            model.ready_at = model.last_load = self.now
+            model.owed = {w for w, (wanted, _) in self.waiters.items() if wanted == name}
+            model.batch_end = max(model.owed, default=0)
+
+    def confirm_trim(self, name: str) -> None:
+        model = self.models[name]
+        if model.state is not ModelState.READY:
+            return  # its end brings back more
+        model.trimmed, model.trimming = model.trimmed + model.trimming, 0
 
     def reap(self, name: str, *, died: bool = False) -> None:
         model = self.models[name]
         if model.state is not ModelState.STOPPING and not died:
             return
         model.leases, model.state = 0, ModelState.ABSENT
+        model.trimming = model.trimmed = 0
         if model.failed:
             model.failed = False
             model.deaths = (*model.deaths, self.now)[-restarts.MAX_DEATHS :]
@@ -244,7 +338,11 @@ class SimulatedPool(RuleBasedStateMachine):
             assert model.state is ModelState.READY
             assert not model.leases
             assert not model.pinned
-            model.state = ModelState.STOPPING
+            model.state, model.trimming = ModelState.STOPPING, 0
+        for trim in eviction.balance(self.view()):
+            self.models[trim.model].trimmed += trim.release_bytes
+            assert trim.release_bytes < 0, "nothing was over its limit"
+            assert self.models[trim.model].trimmed >= 0
 
     # -------------------------------------------------------------- what always holds
 
@@ -253,7 +351,7 @@ class SimulatedPool(RuleBasedStateMachine):
         if not hasattr(self, "models"):
             return
         present = [m for m in self.models.values() if m.has_worker]
-        assert sum(m.cost for m in present) <= LIMIT
+        assert sum(m.charge for m in present) <= LIMIT
         assert not self.max_models or len(present) <= self.max_models
 
     @invariant()
@@ -268,6 +366,7 @@ class SimulatedPool(RuleBasedStateMachine):
         for _ in range(60):
             for name in self.names:
                 self.complete_load(name)
+                self.confirm_trim(name)
                 self.reap(name)
             self.turn()
             for name in self.names:
@@ -282,3 +381,118 @@ class SimulatedPool(RuleBasedStateMachine):
 
 TestSimulatedPool = SimulatedPool.TestCase
 TestSimulatedPool.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# ------------------------------------------------------------------ traffic that never ends
+
+
+@given(
+    costs=st.lists(st.integers(4, LIMIT), min_size=2, max_size=4),
+    clients=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    lengths=st.lists(st.integers(1, 5), min_size=8, max_size=8),
+    load_ticks=st.integers(1, 6),
+    swap_after=st.integers(0, 20),
+)
+@settings(max_examples=60, deadline=None)
+def test_clients_that_never_pause_all_have_their_turn_and_no_turn_is_cut_short(
+    costs: list[int], clients: list[int], lengths: list[int], load_ticks: int, swap_after: int
+) -> None:
+    """Each client asks again the moment it is answered. A tick is a second; a request takes 1 to 5."""
+    pool = Traffic(costs, clients, lengths, load_ticks, float(swap_after))
+    for _ in range(600):
+        pool.tick()
+    # Each of the others may have a turn first: its load, its bound, its batch in rounds of MAX_IN_FLIGHT,
+    # what is in flight at its end, its exit.
+    turn = load_ticks + swap_after + 5 * (max(clients) + 2) + 3
+    assert pool.longest_wait <= turn * (len(costs) + 1) + swap_after
+
+
+class Traffic:
+    """Closed-loop clients over the policy."""
+
+    def __init__(
+        self, costs: list[int], clients: list[int], lengths: list[int], load_ticks: int, swap_after_s: float
+    ) -> None:
+        self.now = 0.0
+        self.lengths = itertools.cycle(lengths)
+        self.load_ticks = load_ticks
+        self.swap_after_s = swap_after_s
+        self.models = {f"m{i}": Model(f"m{i}", cost, False, -1.0) for i, cost in enumerate(costs)}
+        self.until: dict[str, float] = {}
+        self.running: dict[int, tuple[str, float]] = {}
+        self.waiters: dict[int, tuple[str, float]] = {}
+        self.numbers = itertools.count(1)
+        self.longest_wait = 0.0
+        for name, count in zip(self.models, clients, strict=False):
+            for _ in range(count):
+                self.ask(name)
+
+    def ask(self, name: str) -> None:
+        self.waiters[next(self.numbers)] = (name, self.now)
+
+    def tick(self) -> None:
+        self.now += 1
+        for request, (name, end) in list(self.running.items()):
+            if self.now >= end:
+                del self.running[request]
+                self.models[name].leases -= 1
+                self.models[name].last_used = self.now
+                self.ask(name)
+        for name, end in list(self.until.items()):
+            if self.now >= end:
+                del self.until[name]
+                self.settle(self.models[name])
+        for decision in admission.decide(self.view()):
+            self.carry_out(decision)
+        assert sum(m.cost for m in self.models.values() if m.has_worker) <= LIMIT
+        for _, since in self.waiters.values():
+            self.longest_wait = max(self.longest_wait, self.now - since)
+
+    def settle(self, model: Model) -> None:
+        if model.state is ModelState.STOPPING:
+            model.state = ModelState.ABSENT
+            return
+        model.state, model.ready_at, model.last_used = ModelState.READY, self.now, self.now
+        model.owed = {w for w, (wanted, _) in self.waiters.items() if wanted == model.name}
+        model.batch_end = max(model.owed, default=0)
+
+    def carry_out(self, decision: admission.Decision) -> None:
+        match decision:
+            case admission.Grant(waiter):
+                name, _ = self.waiters.pop(waiter)
+                self.models[name].leases += 1
+                self.running[waiter] = (name, self.now + next(self.lengths))
+            case admission.StartLoad(name):
+                self.models[name].state = ModelState.LOADING
+                self.until[name] = self.now + self.load_ticks
+            case admission.StopIdle(name):
+                model = self.models[name]
+                assert model.state is ModelState.READY
+                assert not model.leases
+                if any(wanted == name for wanted, _ in self.waiters.values()):
+                    assert self.now - model.ready_at >= self.swap_after_s, "its turn was cut short"
+                    assert not model.owed & self.waiters.keys(), "its batch was not served"
+                model.state = ModelState.STOPPING
+                self.until[name] = self.now + 1
+            case _:
+                raise AssertionError(f"nobody is refused here: {decision}")
+
+    def view(self) -> PoolView:
+        views = (
+            ModelView(
+                m.name,
+                m.state,
+                m.cost,
+                m.has_worker,
+                in_flight=m.leases,
+                queued=sum(1 for name, _ in self.waiters.values() if name == m.name),
+                last_used=m.last_used,
+                ready_at=m.ready_at,
+                batch_end=m.batch_end,
+            )
+            for m in self.models.values()
+        )
+        waiters = (WaiterView(i, name, True, since) for i, (name, since) in sorted(self.waiters.items()))
+        return PoolView(
+            self.now, LIMIT, 0, MAX_IN_FLIGHT, tuple(views), tuple(waiters), swap_after_s=self.swap_after_s
+        )

@@ -12,7 +12,7 @@ import pytest
 
 from mlxk.config.settings import ModelSettings, Settings
 from mlxk.supervisor import pool as pool_module
-from mlxk.supervisor import restarts
+from mlxk.supervisor import pool_state, restarts
 from mlxk.supervisor import spare as spare_module
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.records import Lease, RestartResult
@@ -29,7 +29,7 @@ PLAIN = Settings(spare=False, keep_alive_s=-1, cache_bytes=0, max_batch=2)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "TICK_S", 0.01)
-    monkeypatch.setattr(pool_module, "ABANDON_GRACE_S", 0.03)
+    monkeypatch.setattr(pool_state, "ABANDON_GRACE_S", 0.03)
     monkeypatch.setattr(spare_module, "CALM_S", 0.02)
 
 
@@ -586,6 +586,27 @@ async def test_a_worker_that_drains_for_a_restart_counts_as_memory_until_it_is_g
         stage.pool.release(lease)
         old.end()
         await restart
+        (await stage.until_worker(3)).become_ready()
+        await asked
+
+
+@in_loop
+async def test_a_restarted_model_is_no_victim_while_its_old_process_still_works() -> None:
+    async with on_stage(max_models=1) as stage:
+        old = await stage.load("a")
+        lease = await stage.ask("a")
+        restart = restarting(stage, "a")
+        new = await stage.until_worker(2)
+        new.become_ready()
+        await stage.until(lambda: old.stops)
+        asked = stage.ask("b")
+        await turns()
+        assert new.stops == []
+        stage.pool.release(lease)
+        old.end()
+        assert (await restart).seamless
+        await stage.until(lambda: new.stops)
+        new.end()
         (await stage.until_worker(3)).become_ready()
         await asked
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
-from mlxk.supervisor.run_dir import MAX_IPC_PATH_BYTES, InstanceLock, StartError, make_run_dir, remove_run_dir
+from mlxk.supervisor import run_dir
+from mlxk.supervisor.run_dir import (
+    MAX_IPC_PATH_BYTES,
+    InstanceLock,
+    StartError,
+    lock_holder,
+    make_run_dir,
+    remove_run_dir,
+)
 
 
 def test_the_directory_is_private_and_its_sockets_have_short_paths() -> None:
@@ -28,7 +39,7 @@ def test_a_temporary_directory_with_a_long_path_is_passed_over(
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    monkeypatch.setenv("TMPDIR", str(deep))
     path = make_run_dir()
     try:
         assert path.parent == Path("/tmp")
@@ -70,3 +81,50 @@ def test_a_home_that_cannot_be_made_says_so(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLXK_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(StartError, match="MLXK_HOME"):
         InstanceLock().acquire()
+
+
+def test_the_lock_says_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXK_HOME", str(tmp_path))
+    assert lock_holder() is None
+    assert list(tmp_path.iterdir()) == []
+    lock = InstanceLock()
+    assert lock.acquire()
+    assert lock_holder() == os.getpid()
+    lock.release()
+    assert lock_holder() is None
+
+
+def test_who_only_looks_at_the_lock_keeps_nobody_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXK_HOME", str(tmp_path))
+    (tmp_path / "lock").touch()
+    with open(tmp_path / "lock") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        lock = InstanceLock()
+        assert lock.acquire()
+        lock.release()
+
+
+def test_a_place_that_takes_no_sockets_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        if str(path).startswith(str(tmp_path)):
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(run_dir, "_try_to_bind", refuse)
+    monkeypatch.setattr(run_dir, "MAX_IPC_PATH_BYTES", 200)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    path = make_run_dir()
+    remove_run_dir(path)
+    assert path.parent == Path("/tmp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_place_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    monkeypatch.setenv("TMPDIR", "")
+    assert run_dir.run_dir_bases() == [Path("/tmp")]

@@ -214,6 +214,7 @@ def test_what_is_kept_of_a_batch_does_not_hold_the_batchs_memory(
     ]
     run(engine, *requests)  # what the first run alone needs (compiled kernels, constants) is not counted
     engine.trim_cache(0)
+    engine.trim_cache(1 << 30)
     before = mx.get_active_memory()
     run(engine, *requests)
     mx.synchronize()
@@ -230,6 +231,8 @@ def test_the_cache_budget_holds_while_requests_come(new_engine: Callable[..., Re
         run_one(engine, tokens=[i, *encode(engine, LONG)], max_tokens=4)
         assert 0 < engine.stats().cache.bytes <= 200_000
     engine.trim_cache(60_000)
+    assert engine.stats().cache.bytes <= 60_000
+    run_one(engine, tokens=[99, *encode(engine, LONG)], max_tokens=4)
     assert engine.stats().cache.bytes <= 60_000
     engine.trim_cache(0)
     assert engine.stats().cache.entries == 0

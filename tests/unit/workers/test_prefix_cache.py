@@ -108,7 +108,8 @@ def test_it_finds_what_a_search_of_everything_finds(kind: str, steps: list, max_
             cache.store(list(value), [FakeLayer(value, trimmable)])
             store_in_model(model, value, trimmable, cache)
         elif what == "trim":
-            cache.trim_to(value)
+            cache.limit_to(value)
+            max_bytes = model.max_bytes = value
             model.evict(value)
         else:
             fetch_both(cache, model, value)
