@@ -256,11 +256,8 @@ class PoolState:
     def on_plan(self, ref: ModelRef, answer: asyncio.Future[LoadPlan]) -> None:
         if not answer.done():
             record = self.records.get(ref.name)
-            held = (
-                record.view(self.waiting.queued(ref.name))
-                if record is not None and record.worker_ids
-                else None
-            )
+            is_held = record is not None and record.worker_ids
+            held = record.view(self.waiting.queued(ref.name)) if record and is_held else None
             answer.set_result(plan_load(self._view(), ref.name, self.budget.estimate(ref), held))
 
     def _record(self, ref: ModelRef) -> ModelRecord:

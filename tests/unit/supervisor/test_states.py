@@ -64,7 +64,8 @@ def test_a_clients_request_may_be_tried_again_after_a_death() -> None:
 
 
 def test_a_clients_request_is_told_what_the_process_said_last() -> None:
-    lines = ("long ago", "before that", "libc++abi: terminating, token hf_abcdefghijklmnopqrstuv", "--- w1 has ended")
+    last = "libc++abi: terminating, token hf_abcdefghijklmnopqrstuv"
+    lines = ("long ago", "before that", last, "--- w1 has ended")
     message = death_fault(exit_report(signal.SIGABRT, StopStep.NONE, lines)).message
     assert "before that" in message
     assert "libc++abi: terminating" in message
