@@ -47,6 +47,13 @@ for _ in range(int(sys.argv[2])):
     load(sys.argv[1])
     print(time.perf_counter() - began)
 """
+_FIRST_LOAD = """
+import sys, time
+from mlx_lm import load
+began = time.perf_counter()
+load(sys.argv[1])
+print(time.perf_counter() - began)
+"""
 _MAKE_MIDDLE = """
 import json, sys
 from pathlib import Path
@@ -259,6 +266,12 @@ def warm_process_loads(folder: Path, rounds: int) -> list[float]:
     command = [sys.executable, "-c", _WARM_LOADS, str(folder), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [float(line) for line in done.stdout.split()]
+
+
+def first_load(folder: Path) -> float:
+    """`mlx_lm.load` in a process that has imported mlx_lm and has loaded nothing, as a warm spare is."""
+    command = [sys.executable, "-c", _FIRST_LOAD, str(folder)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def memory_returned(server: Server) -> Values:

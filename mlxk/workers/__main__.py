@@ -62,7 +62,9 @@ def _make_engine(name: str) -> Engine:
         return FakeEngine()
     from mlxk.workers.mlx_engine import MlxEngine
 
-    return MlxEngine()
+    engine = MlxEngine()
+    engine.warm_up()
+    return engine
 
 
 if __name__ == "__main__":

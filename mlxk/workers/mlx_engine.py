@@ -19,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import mlx.core as mx  # noqa: E402  (the environment above must be set before these imports)
 
+from mlxk.store.builtin import builtin_path  # noqa: E402
 from mlxk.workers import mlx_adapter as adapter  # noqa: E402
 from mlxk.workers.detokenizer import Detokenizer, SlowDetokenizer  # noqa: E402
 from mlxk.workers.engine import ProgressCallback  # noqa: E402
@@ -85,6 +86,14 @@ class MlxEngine:
     @property
     def idle(self) -> bool:
         return not self._by_uid
+
+    def warm_up(self) -> None:
+        """Load the built-in model once and let it go: the first load of a process also imports the parts of
+        transformers that it needs and compiles their patterns, which then takes longer than the rest."""
+        try:
+            adapter.read_model(str(builtin_path()), trust_remote_code=False, progress=lambda *_: None)
+        except Exception:  # whatever it is: the model that is asked for will tell, if it matters
+            log.warning("the warm-up failed", exc_info=True)
 
     def load(self, spec: Load, progress: ProgressCallback) -> Loaded:
         began = time.monotonic()
