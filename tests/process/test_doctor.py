@@ -16,6 +16,8 @@ from tests.process.conftest import StartServer
 from tests.process.watch import clean_up_after_kill, pid_of, run_dir
 from tests.server import Server, add_fake_model, is_alive, wait_gone
 
+pytestmark = pytest.mark.alone
+
 
 def examine(server: Server, *arguments: str) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
     """Exit code, findings, and all data."""

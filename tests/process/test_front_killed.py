@@ -113,6 +113,7 @@ def test_while_it_waits_for_a_deaf_worker(home: Path, start: StartServer) -> Non
     assert_no_orphans(server, kill(server))
 
 
+@pytest.mark.alone
 def test_the_next_server_sweeps_up_what_is_left(home: Path, start: StartServer) -> None:
     """Also a worker that could not notice: it is stopped by a signal."""
     server = start("a")

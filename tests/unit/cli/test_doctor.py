@@ -27,6 +27,8 @@ from tests.unit.cli.control_stub import control_stub
 
 Mlxk = Callable[..., Result]
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(autouse=True)
 def only_our_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from mlxk.supervisor.leftovers import end_processes, find_leftovers, find_worker
 from mlxk.supervisor.run_dir import make_run_dir
 from tests.server import is_alive, wait_gone
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(autouse=True)
 def only_our_base(

@@ -111,9 +111,7 @@ def test_a_bug_in_the_pools_task_ends_the_server_loudly(
     assert_clean(home, socket_root)
 
 
-def test_a_home_that_cannot_be_written_is_a_clear_error(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_that_cannot_be_written_is_a_clear_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").touch()
     monkeypatch.setenv("MLXK_HOME", str(home / "file" / "home"))
     with pytest.raises(StartError, match="MLXK_HOME"):
