@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,7 +13,7 @@ def test_every_test_that_the_page_of_signals_names_exists() -> None:
     page = (ROOT / "docs" / "signals.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| (\d+) \| (?:T|tests/process/test_)(\w+)(.*)\|$", page, re.MULTILINE)
     used = set(re.findall("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", page))
-    assert {number for number, _, _ in named} == {str(int(digits)) for digits in used}  # int reads them too
+    assert {number for number, _, _ in named} == {unicodedata.normalize("NFKC", digits) for digits in used}
     for _, file, rest in named:
         code = (ROOT / "tests" / "process" / f"test_{file}.py").read_text(encoding="utf-8")
         for name in re.findall(r"::(\S+?)[\s,]", rest):
