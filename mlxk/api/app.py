@@ -42,9 +42,7 @@ def create_app(service: Service, rules: DoorRules | None = None) -> FastAPI:
 def create_server(service: Service, settings: Settings) -> ApiServer:
     """For the supervisor's lifecycle, which knows nothing of FastAPI. Raises ConfigError as `create_app`."""
     rules = DoorRules(settings)
-    return ApiServer(
-        create_app(service, rules), take_up=rules.take_up, default_stop_s=settings.stop_grace_s
-    )
+    return ApiServer(create_app(service, rules), take_up=rules.take_up, default_stop_s=settings.stop_grace_s)
 
 
 def _doors(settings: Settings, rules: DoorRules) -> list[Middleware]:

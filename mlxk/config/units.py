@@ -28,6 +28,8 @@ _DURATION_UNITS_S = {
 _LONGEST_TEXT = 64
 """Nothing sensible is longer; it keeps a hostile `keep_alive` from costing anything."""
 
+_FOREVER_FROM_S = 100 * 365 * 86400.0
+"""Longer is shown as "forever": a `keep_alive` of 1e99 would fill a screen with digits."""
 FOREVER_S = -1.0
 """How `parse_duration_s` writes "forever"."""
 
@@ -108,8 +110,8 @@ def format_size(n_bytes: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """ "45s", "4m", "2h", "3d", rounded down; "forever" for a negative or infinite one."""
-    if seconds < 0 or math.isinf(seconds):
+    """ "45s", "4m", "2h", "3d", rounded down; "forever" for a negative one or one of a hundred years."""
+    if not 0 <= seconds < _FOREVER_FROM_S:
         return "forever"
     for unit, length_s, limit in (("s", 1, 60), ("m", 60, 60), ("h", 3600, 48)):
         if seconds < length_s * limit:

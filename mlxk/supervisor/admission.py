@@ -114,7 +114,12 @@ class _Round:
                 text = f"The model {model.name!r} cannot be loaded: {reason}."
                 yield Refuse(waiter.id, Fault(FaultCode.INSUFFICIENT_MEMORY, text))
             case RoomIsComing():
-                self._room_is_claimed = True
+                # What is being stopped may still drain, as long as a restart lets it.
+                drains = any(m.state is ModelState.STOPPING and m.in_flight for m in self._models.values())
+                if drains and self._overdue(waiter, model):
+                    yield Refuse(waiter.id, self._no_room(model))
+                else:
+                    self._room_is_claimed = True
             case WaitForRoom(closed):
                 if self._overdue(waiter, model):
                     yield Refuse(waiter.id, self._no_room(model))

@@ -33,6 +33,8 @@ class Pool(Protocol):
     loader: Loader
     succession: Succession
 
+    def go_on_restarting(self, record: ModelRecord) -> None: ...
+
 
 class Attendance:
     def __init__(self, pool: Pool) -> None:
@@ -138,3 +140,4 @@ class Attendance:
             )
         if record.successor_id is not None:
             promote(record)
+        self._pool.go_on_restarting(record)

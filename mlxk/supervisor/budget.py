@@ -135,6 +135,12 @@ class Budget:
 
     def note_loaded(self, record: ModelRecord, load_s: float) -> None:
         record.peak_bytes = 0
+        if (
+            record.trimming_bytes
+        ):  # its old worker's answer will not count: this one has the smaller cache already
+            record.cost_bytes -= record.trimming_bytes
+            record.trimmed_bytes += record.trimming_bytes
+            record.trimming_bytes = 0
         self._measured.begin_run(self._kind(record.ref), load_s)
         self.observe(record)
 
@@ -161,9 +167,9 @@ class Budget:
                 self.observe(record)
         if now >= self._next_save:
             self._next_save = now + SAVE_EVERY_S
-            if (content := self._measured.take_unsaved()) is not None:
+            if (news := self._measured.take_unsaved()) is not None:
                 # Not here: a slow disk must not hold up the streams.
-                asyncio.get_running_loop().run_in_executor(None, self._measured.write, content)
+                asyncio.get_running_loop().run_in_executor(None, self._measured.write, news)
 
     def close(self) -> None:
         self._measured.save()

@@ -134,11 +134,10 @@ class Front:
         self._stopping = asyncio.Event()
         self._plan: ShutdownPlan | None = None
         self._drain_until = math.inf
-        self.again = False
-        """It ends for a restart."""
         self._interrupts = 0
         self._reloads: set[asyncio.Future[dict[str, Any]]] = set()
         self._n_orders = 0
+        self._restart_order: int | None = None
         self._watchdog_at = math.inf
         self._haste_s = min(INTERRUPT_GRACE_S, settings.stop_grace_s)
         self._crew: Crew | None = None
@@ -256,6 +255,8 @@ class Front:
             try:
                 await service.load(name)
             except FaultError as error:
+                if service.is_closing():
+                    return
                 log.error("preloading %s failed: %s", name, error.fault.message)
 
     # ------------------------------------------------------------------- announce
@@ -326,11 +327,13 @@ class Front:
 
     def _on_restart_asked(self, now: bool, drain_limit_s: float | None) -> None:
         self._on_stop_asked(now, drain_limit_s)
-        self.loop.call_soon(self._begin_anew, self._n_orders)
+        self._restart_order = self._n_orders
 
-    def _begin_anew(self, n_orders: int) -> None:
-        """Unless another order has come meanwhile: who stops a server that restarts wants it stopped."""
-        self.again = n_orders == self._n_orders
+    @property
+    def again(self) -> bool:
+        """It ends for a restart. Unless another order has come since: who stops a server that restarts wants
+        it stopped."""
+        return self._restart_order == self._n_orders
 
     def _on_pool_done(self, task: asyncio.Task[None]) -> None:
         """A bug in the pool's task: without it nothing can be served, so end loudly instead of hanging."""
@@ -343,7 +346,6 @@ class Front:
     def _order(self, plan: ShutdownPlan) -> None:
         """From any thread. The watchdog first: the loop may never get to the rest."""
         self._n_orders += 1
-        self.again = False
         if (at := time.monotonic() + plan.limit_s) < self._watchdog_at:
             self._watchdog_at = at
             start_watchdog(plan, self._leave_now)

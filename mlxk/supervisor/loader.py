@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from msgspec import structs
+
 from mlxk.config.settings import Settings
 from mlxk.supervisor.budget import Budget
 from mlxk.supervisor.crew import Crew
@@ -31,6 +33,8 @@ class Loader:
         self._tell = tell
         self._budget = budget
         self._model_of: dict[str, str] = {}
+        self._told: dict[str, Load] = {}
+        """What each worker was told to load."""
         self.spare = Spare(lambda: crew.hire(tell), wanted=settings.spare)
         self.configure(settings)
 
@@ -39,21 +43,33 @@ class Loader:
         self._settings = settings
         self.spare.wanted = settings.spare
 
-    def start(self, record: ModelRecord) -> str:
-        """A worker for the model, told to load as soon as it can; returns its id. Raises OSError if the
-        system refuses a process. A spare is taken also while it warms up: it is further than a new one."""
+    def start(self, record: ModelRecord) -> tuple[str, bool]:
+        """A worker for the model: its id, and whether it is warm, so that `order_load` may follow when the
+        record says what the worker is to it. Raises OSError if the system refuses a process. A spare is
+        taken also while it warms up: it is further than a new one."""
         worker, warm = self.spare.take() or (self._crew.hire(self._tell), False)
         self._model_of[worker.id] = record.name
         worker.belongs_to(record.name)
-        if warm:
-            self.order_load(record, worker.id)
-        return worker.id
+        return worker.id, warm
 
     def order_load(self, record: ModelRecord, worker_id: str) -> None:
-        own = self._settings.models.get(record.name)
         self._budget.before_load(record, worker_id)
         record.share_bytes = self._budget.share_bytes(record)
-        spec = Load(
+        self._told[worker_id] = spec = self._spec(record)
+        worker = self._crew.workers.get(worker_id)
+        if worker is not None:
+            worker.post(LoadOrder(spec))
+
+    def is_outdated(self, record: ModelRecord, worker_id: str) -> bool:
+        """It was told to load something else than what the record and the settings say now."""
+        told, now = self._told.get(worker_id), self._spec(record)
+        if told is None:
+            return False
+        return now != structs.replace(told, cache_bytes=now.cache_bytes, memory_bytes=now.memory_bytes)
+
+    def _spec(self, record: ModelRecord) -> Load:
+        own = self._settings.models.get(record.name)
+        return Load(
             name=record.name,
             path=str(record.ref.path),
             cache_bytes=record.cache_bytes,
@@ -62,9 +78,6 @@ class Loader:
             trust_remote_code=own.trust_remote_code if own else False,
             options={"max_batch": self._settings.max_batch, **(own.options if own else {})},
         )
-        worker = self._crew.workers.get(worker_id)
-        if worker is not None:
-            worker.post(LoadOrder(spec))
 
     def end(self, worker_id: str, order: StopOrder) -> None:
         if (worker := self._crew.workers.get(worker_id)) is not None:
@@ -81,6 +94,7 @@ class Loader:
 
     def forget(self, worker_id: str) -> None:
         self._model_of.pop(worker_id, None)
+        self._told.pop(worker_id, None)
 
     def keeping(self, name: str) -> tuple[bool, float]:
         """Whether the model is pinned, and for how many seconds it is kept when idle (negative: for ever)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class MeasuredPeaks:
         self._touched: set[str] = set()
         self._dirty = False
         self._complained = False
+        self._writing = threading.Lock()
 
     def working_bytes(self, kind: Kind) -> int | None:
         """The peak to expect, without the prefix cache; None if it never ran."""
@@ -95,36 +97,37 @@ class MeasuredPeaks:
         self._touched.add(kind.key)
         return entry
 
-    def take_unsaved(self) -> bytes | None:
-        """The file's new content, if there is news. What another server has written meanwhile is kept."""
+    def take_unsaved(self) -> dict[str, Measurement] | None:
+        """What this server has measured, the last used last, if there is news. Touches no file."""
         if self._path is None or not self._dirty:
             return None
         self._dirty = False
-        for key, entry in _read(self._path).items():
-            if key not in self._touched:
-                self._models[key] = entry
-        too_many = max(0, len(self._models) - KEPT_MODELS)
-        for key in [key for key in self._models if key not in self._touched][:too_many]:
-            del self._models[key]
-        return msgspec.json.format(msgspec.json.encode(_File(VERSION, self._models)), indent=1)
+        mine = ((key, entry) for key, entry in self._models.items() if key in self._touched)
+        return {key: Measurement([*entry.working_bytes], entry.load_s) for key, entry in mine}
 
-    def write(self, content: bytes) -> None:
-        """Replace the file in one step. Safe in another thread; a full disk or so is a line in the log."""
+    def write(self, mine: dict[str, Measurement]) -> None:
+        """Replace the file in one step; what others have written there meanwhile is kept. Safe in another
+        thread; a full disk or so is a line in the log."""
         assert self._path is not None
         new = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(content)
-            os.replace(new, self._path)
-        except OSError as error:
-            if not self._complained:
-                log.warning("what models take cannot be remembered in %s: %s", self._path, error)
-                self._complained = True
-            _forget_file(new)
+        with self._writing:
+            theirs = {key: entry for key, entry in _read(self._path).items() if key not in mine}
+            for key in list(theirs)[: max(0, len(theirs) + len(mine) - KEPT_MODELS)]:
+                del theirs[key]
+            content = msgspec.json.encode(_File(VERSION, {**theirs, **mine}))
+            try:
+                with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                    file.write(msgspec.json.format(content, indent=1))
+                os.replace(new, self._path)
+            except OSError as error:
+                if not self._complained:
+                    log.warning("what models take cannot be remembered in %s: %s", self._path, error)
+                    self._complained = True
+                _forget_file(new)
 
     def save(self) -> None:
-        if (content := self.take_unsaved()) is not None:
-            self.write(content)
+        if (news := self.take_unsaved()) is not None:
+            self.write(news)
 
 
 def _forget_file(path: Path) -> None:

@@ -132,6 +132,8 @@ class PoolState:
     def on_restart(
         self, ref: ModelRef, drain_s: float, grace_s: float, done: asyncio.Future[RestartResult]
     ) -> None:
+        if done.done():
+            return  # who asked for it has gone
         if self._closing is not None:
             done.set_exception(FaultError(self._closing))
             return
@@ -140,18 +142,44 @@ class PoolState:
         record.restart_waiters.append(done)
         text = f"The model {ref.name!r} was restarted. Try again."
         order = StopOrder(Fault(FaultCode.MODEL_STOPPED, text, retryable=True), drain_s, grace_s)
+        record.ref = ref  # what the new one loads
+        self._drop_outdated_load(record, order)
         if record.state is ModelState.READY and record.successor_id is None:
-            record.ref = ref  # what the new one loads
             if self._has_room_for_two(record):
                 self.succession.begin(record, order)
             else:
                 log.info("restarting %s: no room for two, so its process ends first", record.name)
                 self._end_workers(record, order)
         if record.state is not ModelState.READY:
-            # Nobody else may be asking for it: this makes it load, and READY settles the restart.
-            waiter = self.waiting.new(ref.name, holds_lease=False)
-            waiter.granted.add_done_callback(lambda granted: pass_refusal(granted, done))
-            self.waiting.enter(waiter)
+            self._load_for_restarts(record, [done])
+
+    def _drop_outdated_load(self, record: ModelRecord, order: StopOrder) -> None:
+        """One that began with other settings (a reload has come): who restarts a model wants those of now."""
+        successor_id = record.successor_id
+        if successor_id is not None and self.loader.is_outdated(record, successor_id):
+            give_up(record)
+            self.loader.end(successor_id, order)
+        loads = record.worker_id if record.state is ModelState.LOADING else None
+        if loads is not None and self.loader.is_outdated(record, loads):
+            self._end_workers(record, order)
+
+    def go_on_restarting(self, record: ModelRecord) -> None:
+        """A process has died under a restart, which now depends on another load."""
+        pending = [restarted for restarted in record.restart_waiters if not restarted.done()]
+        if pending and not record.restart_loads:
+            self._load_for_restarts(record, pending)
+
+    def _load_for_restarts(self, record: ModelRecord, restarts: list[asyncio.Future[RestartResult]]) -> None:
+        """Nobody else may be asking for the model: this makes it load, and READY settles the restarts."""
+
+        def on_done(granted: asyncio.Future[Lease]) -> None:
+            record.restart_loads -= 1
+            pass_refusal(granted, restarts)
+
+        waiter = self.waiting.new(record.name, holds_lease=False)
+        waiter.granted.add_done_callback(on_done)
+        record.restart_loads += 1
+        self.waiting.enter(waiter)
 
     def _has_room_for_two(self, record: ModelRecord) -> bool:
         """Without evicting anybody; and a model counts once, however many processes it has."""
@@ -172,6 +200,7 @@ class PoolState:
 
     def on_close(self, reason: Fault, drain_s: float, grace_s: float) -> None:
         self._closing = reason
+        self.loader.spare.dismiss()
         self.waiting.refuse_all(reason)
         for record in self.records.values():
             refuse_restart(record, reason)
@@ -244,13 +273,15 @@ class PoolState:
         try:
             self.budget.prepare(record)
             record.load_began = time.monotonic()
-            record.worker_id = self.loader.start(record)
+            record.worker_id, is_warm = self.loader.start(record)
         except OSError as error:
             reason = Fault(FaultCode.MODEL_LOAD_FAILED, f"No process could be started: {error}", True)
             self.waiting.refuse_all(reason, record.name)
             refuse_restart(record, reason)
             return
         record.state = ModelState.LOADING
+        if is_warm:
+            self.loader.order_load(record, record.worker_id)
         self.budget.share_out()
 
     def on_plan(self, ref: ModelRef, answer: asyncio.Future[LoadPlan]) -> None:

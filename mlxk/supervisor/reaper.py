@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
 import sys
 import threading
+
+log = logging.getLogger("mlxk.pool")
+
+UNKNOWN_STATUS = 255 << 8
+"""Exit code 255: what a shell says of such a child."""
 
 
 class Reaper:
@@ -75,8 +81,12 @@ class Reaper:
         with self._signalling:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)  # its children, which would hold its memory or its pipes
-            _, status = os.waitpid(self._pid, 0)
-            self._reaped = True
+            self._reaped = True  # also if that fails: then the pid may be another's already
+            try:
+                _, status = os.waitpid(self._pid, 0)
+            except ChildProcessError:  # somebody else's waitpid(-1), or SIGCHLD is ignored
+                log.error("process %d was reaped by somebody else: how it ended is not known", self._pid)
+                return UNKNOWN_STATUS
         return status
 
     def _settle(self, status: int) -> None:

@@ -84,8 +84,9 @@ class ModelRecord:
     """Workers that were replaced or given up, until they are reaped, with the leases they still have."""
     restart_order: StopOrder | None = None
     """How the old worker of a restart is to end."""
-    restart_began: float = 0.0
     restart_waiters: list[asyncio.Future[RestartResult]] = field(default_factory=list)
+    restart_loads: int = 0
+    """Waiters in the room on behalf of restarts."""
     memory_before_stop: int = 0
     stop_waiters: list[asyncio.Future[StopResult]] = field(default_factory=list)
     announced: ModelState = ModelState.ABSENT
@@ -138,4 +139,5 @@ class ModelRecord:
             ready_at=self.ready_at,
             last_load=time.monotonic() if self.state is ModelState.LOADING else self.last_load,
             batch_end=self.batch_end,
+            n_draining=sum(1 for n_leases in self.leaving.values() if n_leases > 0),
         )

@@ -57,6 +57,8 @@ def signal_desk() -> Iterator[SignalDesk]:
     for number in SIGNALS:
         if handlers[number] is signal.SIG_IGN:  # nohup: macOS would drop it instead of keeping it for us
             signal.signal(number, signal.SIG_DFL)
+    if (on_child := signal.getsignal(signal.SIGCHLD)) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the system reaps our children behind our back
     desk._thread.start()
     try:
         yield desk
@@ -67,6 +69,7 @@ def signal_desk() -> Iterator[SignalDesk]:
         desk._thread.join()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        signal.signal(signal.SIGCHLD, on_child)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

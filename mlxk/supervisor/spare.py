@@ -57,6 +57,10 @@ class Spare:
         self._warm = True
         self._deaths = ()
 
+    def dismiss(self) -> None:
+        """The pool closes, and the spare ends with all others: that is no death to tell of."""
+        self._worker, self._warm, self.wanted = None, False, False
+
     def on_exited(self, report: ExitReport) -> None:
         """It died, or was ended because it did not start as it should: nobody else ends a spare."""
         self._worker, self._warm = None, False

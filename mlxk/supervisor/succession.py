@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.exits import describe_exit
@@ -27,12 +28,14 @@ class Succession:
     def begin(self, record: ModelRecord, order: StopOrder) -> None:
         """Beside the READY worker; `order` is for that one, when its successor is ready."""
         try:
-            record.successor_id = self._loader.start(record)
+            record.successor_id, is_warm = self._loader.start(record)
         except OSError as error:
             text = f"No process could be started: {error}"
             refuse_restart(record, Fault(FaultCode.MODEL_LOAD_FAILED, text, retryable=True))
             return
         record.restart_order, record.successor_failure = order, None
+        if is_warm:
+            self._loader.order_load(record, record.successor_id)
 
     def succeed(self, record: ModelRecord) -> None:
         """The successor is ready: it takes the next requests, and the old worker drains."""
@@ -67,7 +70,7 @@ def give_up(record: ModelRecord) -> None:
     """The successor is not wanted any more; it leaves like a replaced one."""
     if record.successor_id is not None:
         record.leaving[record.successor_id] = 0
-        record.successor_id = None
+        record.successor_id, record.restart_order = None, None
 
 
 def settle(record: ModelRecord) -> None:
@@ -75,7 +78,9 @@ def settle(record: ModelRecord) -> None:
     if record.leaving:
         return
     if record.worker_id is None:
-        freed_bytes, record.memory_before_stop = record.memory_before_stop, 0
+        freed_bytes = record.memory_before_stop
+        if not record.restart_waiters:  # else the restart tells it, too
+            record.memory_before_stop = 0
         stops, record.stop_waiters = record.stop_waiters, []
         for stopped in stops:
             if not stopped.done():
@@ -97,7 +102,9 @@ def refuse_restart(record: ModelRecord, reason: Fault) -> None:
             restarted.set_exception(FaultError(reason))
 
 
-def pass_refusal(granted: asyncio.Future[Lease], restarted: asyncio.Future[RestartResult]) -> None:
-    """A restart that had to wait for its model like a request, and was refused like one."""
-    if not granted.cancelled() and (error := granted.exception()) is not None and not restarted.done():
-        restarted.set_exception(error)
+def pass_refusal(granted: asyncio.Future[Lease], restarts: Iterable[asyncio.Future[RestartResult]]) -> None:
+    """Restarts that had to wait for their model like a request, and were refused like one."""
+    if not granted.cancelled() and (error := granted.exception()) is not None:
+        for restarted in restarts:
+            if not restarted.done():
+                restarted.set_exception(error)

@@ -40,6 +40,8 @@ class ModelView:
     """When it was LOADING last; `now` while it is."""
     batch_end: int = 0
     """Highest id of the waiters that had queued when its turn began: these are served in this turn."""
+    n_draining: int = 0
+    """Of `n_leaving`, those that still work on requests: for as long as these take."""
 
     @property
     def idle(self) -> bool:
@@ -55,9 +57,9 @@ class ModelView:
 
     @property
     def leaving_bytes(self) -> int:
-        """What will be free without anything being done."""
+        """What will be free without anything being done, and soon."""
         stopping = self.has_worker and self.state is ModelState.STOPPING
-        return self.cost_bytes * (stopping + self.n_leaving)
+        return self.cost_bytes * (stopping + self.n_leaving - self.n_draining)
 
 
 @dataclass(frozen=True, slots=True)

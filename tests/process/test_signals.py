@@ -174,14 +174,17 @@ def test_ctrl_c_during_a_load(home: Path, start: StartServer) -> None:
     server.signal(signal.SIGINT)
     assert server.wait(10) == INTERRUPTED
     assert_nothing_left(server)
+    assert "ERROR" not in server.log()  # that the preload was given up is no failure
 
 
 def test_sigterm_ends_an_idle_server(home: Path, start: StartServer) -> None:
     server = start("a", spare="1")
     server.wait_for(lambda models: models.get("a", {}).get("state") == "ready")
+    until(lambda: len(server.worker_pids()) == 2)
     server.signal(signal.SIGTERM)
     assert server.wait(10) == 0
     assert_nothing_left(server)
+    assert "ERROR" not in server.log()  # the end of its spare is none
 
 
 def test_sigterm_during_a_load_waits_for_whom_it_is(home: Path, start: StartServer) -> None:

@@ -160,6 +160,8 @@ def test_sizes_are_written(n_bytes: int, text: str) -> None:
         (47 * 3600, "47h"),
         (48 * 3600, "2d"),
         (3 * 86400, "3d"),
+        (99 * 365 * 86400, "36135d"),
+        (1e99, "forever"),
         (-1, "forever"),
         (math.inf, "forever"),
     ],

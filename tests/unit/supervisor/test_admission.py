@@ -239,3 +239,13 @@ def test_who_is_refused_claims_no_room() -> None:
     first, second = decide(view)
     assert isinstance(first, Refuse)
     assert second == StartLoad("small")
+
+
+def test_room_that_is_coming_is_waited_for_no_longer_than_any_other() -> None:
+    """A restart's old process may drain for an hour."""
+    facts = {"waiters": (WaiterView(1, "new", since=100.0),), "limit": GB, "max_wait_s": 60.0}
+    models = (stopping("old", in_flight=1), absent("new"))
+    assert decide(pool_of(*models, now=159.0, **facts)) == []
+    (refusal,) = decide(pool_of(*models, now=161.0, **facts))
+    assert isinstance(refusal, Refuse)
+    assert refusal.fault.code is FaultCode.INSUFFICIENT_MEMORY

@@ -320,3 +320,18 @@ async def test_a_failed_spawn_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatc
         spawn(["-c", "pass"], lifeline.read_fd, {})
     assert psutil.Process().num_fds() == before
     lifeline.close()
+
+
+@in_loop
+async def test_a_child_that_somebody_else_has_reaped_is_gone_all_the_same() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as inherited from a parent: the system reaps
+    try:
+        pid = os.posix_spawn(  # noqa: ASYNC221  # it does not wait
+            "/bin/sleep", ["sleep", "60"], {}, setsid=True
+        )
+        reaper = Reaper(pid)
+        assert reaper.signal_group(signal.SIGKILL)
+        await asyncio.wait_for(reaper.exited, 10)
+        assert not reaper.signal_group(signal.SIGKILL)
+    finally:
+        signal.signal(signal.SIGCHLD, before)

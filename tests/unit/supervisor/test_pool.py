@@ -458,6 +458,19 @@ async def test_a_spare_that_had_to_be_ended_counts_as_a_death_too() -> None:
 
 
 @in_loop
+async def test_a_spare_that_ends_with_the_server_is_no_death(caplog: pytest.LogCaptureFixture) -> None:
+    async with on_stage(spare=True) as stage:
+        spare = await stage.until_worker(1)
+        reason = Fault(FaultCode.SHUTTING_DOWN, "The server is shutting down.")
+        stage.pool.close(reason, drain_s=0, grace_s=1)
+        await turns()
+        spare.end()
+        await asyncio.sleep(0.05)
+        assert len(stage.crew.workers) == 1
+    assert "died" not in caplog.text
+
+
+@in_loop
 async def test_no_process_for_a_spare_is_no_harm() -> None:
     async with on_stage(spare=True) as stage:
         await stage.until_worker(1)

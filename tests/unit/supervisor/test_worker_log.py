@@ -130,6 +130,9 @@ async def test_a_flooding_spare_is_kept_within_bounds(pump: LogPump) -> None:
 @in_loop
 async def test_two_workers_of_one_model_never_share_a_line(pump: LogPump) -> None:
     old, new = Output(pump, worker_id="w1"), Output(pump, worker_id="w2")
+    # Its first note is written when the pump comes to it: before the lines that are looked at below.
+    path = model_log(pump.shelf.folder, MODEL)
+    await asyncio.to_thread(until, lambda: path.exists() and b"w2 (pid 4711) is for" in path.read_bytes())
     old.print(b"half a li")
     await asyncio.to_thread(until, lambda: old.log.tail() == ("half a li",))
     new.print(b"mine\n")
