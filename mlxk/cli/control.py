@@ -31,12 +31,21 @@ def server() -> Iterator[ControlClient]:
         with connect() as client:
             yield client
     except ServerNotRunningError as error:
-        raise not_running(str(error)) from error
+        raise _no_server(error) from error
     except ControlTimeoutError as error:
-        raise CliError("timed_out", str(error)) from error
+        raise CliError("timed_out", f"{error}; `mlxk doctor` says more") from error
     except ControlError as error:
         message = error.fault.message + _version_hint(error.fault.type)
         raise CliError(error.fault.type, message, error.fault.details) from error
+
+
+def _no_server(error: Exception) -> CliError:
+    from mlxk.supervisor.run_dir import lock_holder
+
+    if pid := lock_holder():
+        text = f"the server (pid {pid}) is starting, restarting or ending: try again in a moment"
+        return CliError("server_not_running", text)
+    return not_running(str(error))
 
 
 def _version_hint(fault_type: str) -> str:

@@ -67,6 +67,9 @@ def format_event(event: dict[str, Any]) -> str:
     return printable(f"{clock}  {who}  {_what(event)}")
 
 
+CHANGES = ("applied", "next_load", "needs_restart", "models", "models_to_restart", "models_to_load")
+
+
 def _what(event: dict[str, Any]) -> str:
     from mlxk.config.units import format_size
 
@@ -94,6 +97,13 @@ def _what(event: dict[str, Any]) -> str:
             return f"crashed on {event.get('worker')}: {event.get('exit')}"
         case "replaced":
             return f"restarted: {event.get('worker')} in place of {event.get('old_worker')}"
+        case "reloaded" if event.get("error"):
+            return str(event["error"])
+        case "reloaded":
+            changed = [
+                f"{name.replace('_', ' ')}: {', '.join(event[name])}" for name in CHANGES if event.get(name)
+            ]
+            return f"configuration reloaded; {'; '.join(changed) or 'nothing has changed'}"
         case "server":
             return f"is {event.get('state')}"
         case "lost":

@@ -173,7 +173,7 @@ def format_crash(crash: Crash) -> str:
         f"{crash['model']} crashed at {crash.get('ended_at')}",
         f"reason:   {crash.get('reason')}",
         f"worker:   {crash.get('worker')} (pid {crash.get('pid')}), started at {crash.get('started_at')}",
-        f"state:    {crash.get('state')}, {crash.get('requests')} requests running",
+        f"state:    {crash.get('state')}, requests running: {crash.get('requests')}",
     ]
     if isinstance(fate, dict):
         how = f"signal {fate['signal']}" if fate.get("signal") else f"exit code {fate.get('code')}"

@@ -23,7 +23,7 @@ Examples:
 @click.command("restart", short_help="Restart models, or the server.", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--now", is_flag=True, help="Do not wait for requests that still run on the old process.")
-@limit_option("End the old process's requests after so long: 30, 2m.  [default: no limit]")
+@limit_option("End what runs after so long: 30, 2m.  [default: no limit; the server: drain_timeout]")
 @json_option
 def command(models: tuple[str, ...], now: bool, timeout_s: float | None, as_json: bool) -> None:
     """Restart MODELs, or the server if none is named.
@@ -38,10 +38,18 @@ def command(models: tuple[str, ...], now: bool, timeout_s: float | None, as_json
         print_data("restart", data)
         return
     for model in data.get("models", []):
-        gap = "" if model.get("seamless") else " (its requests had to wait)"
-        click.echo(f"restarted {model['name']} in {model.get('took_s') or 0:.1f} s{gap}")
+        click.echo(_sentence(model))
     if process := data.get("server"):
         click.echo(f"restarted the server: pid {process['pid']}, {process['url']}")
+
+
+def _sentence(model: dict[str, Any]) -> str:
+    took = f"in {model.get('took_s') or 0:.1f} s"
+    if model.get("seamless"):
+        return f"restarted {model['name']} {took}"
+    if not model.get("freed_bytes"):
+        return f"{model['name']} was not running; loaded {took}"
+    return f"restarted {model['name']} {took} (no room for two processes: requests had to wait)"
 
 
 def _restart_models(models: tuple[str, ...], now: bool, timeout_s: float | None) -> dict[str, Any]:

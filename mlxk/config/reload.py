@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from mlxk.config.fields import SERVER_FIELDS
 from mlxk.config.settings import ModelSettings, Settings
 
 FIXED = frozenset({"host", "port", "no_auth", "cors_origins", "engine"})
@@ -38,15 +39,20 @@ def compare(old: Settings, new: Settings) -> Changes:
         name for name in old.models.keys() | new.models.keys() if old.models.get(name) != new.models.get(name)
     )
     return Changes(
-        applied=tuple(sorted(changed - FIXED - NEXT_LOAD)),
-        next_load=tuple(sorted(changed & NEXT_LOAD)),
-        needs_restart=tuple(sorted(changed & FIXED)),
+        applied=_as_written(changed - FIXED - NEXT_LOAD),
+        next_load=_as_written(changed & NEXT_LOAD),
+        needs_restart=_as_written(changed & FIXED),
         models=tuple(models),
         models_to_restart=tuple(
             name for name in models if _what_it_loads(old, name) != _what_it_loads(new, name)
         ),
         models_to_load=tuple(name for name in new.preloaded() if name not in old.preloaded()),
     )
+
+
+def _as_written(names: set[str]) -> tuple[str, ...]:
+    """As people write them in the file: without the unit."""
+    return tuple(sorted(one.key for one in SERVER_FIELDS if one.name in names))
 
 
 def effective(old: Settings, new: Settings) -> Settings:

@@ -76,6 +76,8 @@ class Attendance:
         log.info("%s is ready on %s (%.2f s)", record.name, worker_id, loaded.load_s)
         self._pool.loader.spare.postpone()
         record.loads += 1
+        record.restarts += record.comes_again or worker_id == record.successor_id
+        record.comes_again = False
         if worker_id == record.successor_id:
             self._pool.succession.succeed(record)
         elif worker_id == record.worker_id and record.state is ModelState.LOADING:
@@ -132,6 +134,7 @@ class Attendance:
             self._pool.budget.prepare(record)
         if record.failure is not None:
             settle_failure(record, time.monotonic())
+            record.comes_again = True
             facts = {"worker": worker_id, "exit": describe_exit(report), "reason": record.last_error}
             self._pool.events.emit(EventKind.DIED, model=record.name, **facts)
         elif record.memory_before_stop:

@@ -207,6 +207,7 @@ class Front:
 
     async def _close(self, service: Service, pool: Pool, crew: Crew, http: HttpServer) -> int:
         service.begin_closing()
+        log.info("the server ends%s", " and begins anew" if self.again else "")
         await self._drain(service)
         service.fail_jobs()
         http_closed = asyncio.create_task(http.stop(HTTP_CLOSE_S))
@@ -268,6 +269,7 @@ class Front:
             pid, control = os.getpid(), str(control_path)
             with self._making_files:
                 publish(Instance(pid, created_at, control, url, __version__, argv, _cwd()))
+        log.info("mlxk %s serves on %s (pid %d)", __version__, url, os.getpid())
         say(f"listening on {url}")
         if not self._private:
             model = next(iter(self._settings.preloaded()), BUILTIN_NAME)

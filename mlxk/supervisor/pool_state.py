@@ -149,6 +149,7 @@ class PoolState:
                 self.succession.begin(record, order)
             else:
                 log.info("restarting %s: no room for two, so its process ends first", record.name)
+                record.comes_again = True
                 self._end_workers(record, order)
         if record.state is not ModelState.READY:
             self._load_for_restarts(record, [done])

@@ -67,6 +67,10 @@ class ModelRecord:
     in_flight: int = 0
     last_used: float = 0.0
     loads: int = 0
+    restarts: int = 0
+    """Loads that followed a death or a restart; not those after a stop or an eviction."""
+    comes_again: bool = False
+    """The next load will be such a one."""
     deaths: tuple[float, ...] = ()
     crashes: int = 0
     """All of this server's time; for display."""

@@ -331,9 +331,11 @@ class Service:
             "queued": self._pool.queued(record.name),
             "tokens_per_s": round(worker.vitals.tokens_per_s, 1) if worker else 0.0,
             "until": _until(record, now),
-            "uptime_s": round(now - worker.vitals.started_at, 1) if worker else 0.0,
+            "uptime_s": round(now - (record.ready_at if record.loaded else worker.vitals.started_at), 1)
+            if worker
+            else 0.0,
             "load_progress": worker.vitals.load_progress if worker else None,
-            "restarts": max(0, record.loads - 1),
+            "restarts": record.restarts,
             "crashes": record.crashes,
             "pinned": record.pinned,
             "last_error": record.last_error,

@@ -189,7 +189,8 @@ class LogPump:
     def _take_orders(self) -> None:
         while self._new:
             log = self._new.popleft()
-            self._selector.register(log.descriptor, selectors.EVENT_READ, log)
+            if log.descriptor >= 0:  # else it came and went while we were at the ones that have gone
+                self._selector.register(log.descriptor, selectors.EVENT_READ, log)
         while self._nudged:
             log = self._nudged.popleft()
             log.write(b"", self.shelf)

@@ -153,10 +153,15 @@ def test_restart_of_a_model(mlxk_with):
 
 
 def test_restart_says_when_there_was_no_room_for_two(mlxk_with):
-    answer = {"models": [{"name": "tiny", "took_s": 2, "seamless": False}]}
+    answer = {"models": [{"name": "tiny", "took_s": 2, "seamless": False, "freed_bytes": 100}]}
     result, seen = mlxk_with("restart", "--timeout", "5", "tiny", answer=answer)
-    assert result.out == "restarted tiny in 2.0 s (its requests had to wait)\n"
+    assert result.out == "restarted tiny in 2.0 s (no room for two processes: requests had to wait)\n"
     assert seen[0][1]["timeout_s"] == 5
+
+
+def test_restart_of_what_did_not_run_says_so(mlxk_with):
+    answer = {"models": [{"name": "tiny", "took_s": 2, "seamless": False, "freed_bytes": 0}]}
+    assert mlxk_with("restart", "tiny", answer=answer)[0].out == "tiny was not running; loaded in 2.0 s\n"
 
 
 def test_restart_of_the_server_waits_for_its_new_control_socket(mlxk_with, bystander):

@@ -83,7 +83,13 @@ CRASH = {
 def test_the_last_crash_says_why_when_and_what_was_printed(mlxk_here, folder):
     write_crash(folder, CRASH)
     out = mlxk_here("logs", "--last-crash", "tiny").out
-    for words in ("2026-01-01T00:00:09Z", "memory ran out", "w3 (pid 99)", "ready, 2 requests", "signal 9"):
+    for words in (
+        "2026-01-01T00:00:09Z",
+        "memory ran out",
+        "w3 (pid 99)",
+        "ready, requests running: 2",
+        "signal 9",
+    ):
         assert words in out
     assert out.endswith("  first\n  ?[2Jlast\n")
     assert mlxk_here("logs", "--last-crash").out == out

@@ -18,7 +18,7 @@ def test_the_same_settings_change_nothing() -> None:
 
 def test_each_change_says_when_it_takes_effect() -> None:
     changes = compare(OLD, replace(OLD, keep_alive_s=1, log_level="debug", port=1, max_batch=2))
-    assert changes.applied == ("keep_alive_s", "log_level")
+    assert changes.applied == ("keep_alive", "log_level")
     assert changes.needs_restart == ("port",)
     assert changes.next_load == ("max_batch",)
 

@@ -252,3 +252,17 @@ def test_closing_twice_harms_nobodys_descriptor(tmp_path: Path) -> None:
         os.read(reused[0], 1)
     for descriptor in reused:
         os.close(descriptor)
+
+
+@in_loop
+async def test_a_worker_that_comes_and_goes_between_two_looks_does_not_end_the_pump(pump: LogPump) -> None:
+    """Added and dropped while the pump is at those that have gone: it meets the end before the beginning."""
+    other = Output(pump)
+    output = Output(pump, worker_id="w2")
+    pump._gone.append((output.log, lambda: pump._new.append(output.log)))
+    pump._wake()
+    await asyncio.to_thread(until, lambda: output.log.descriptor < 0)
+    os.close(output.write_end)
+    other.print(b"still read\n")
+    await asyncio.to_thread(until, lambda: other.log.tail() == ("still read",))
+    await other.end()
