@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from mlxk.config.instance import Instance, read_instance
+from mlxk.config.instance import Instance, read_instance, read_recorded
 from mlxk.supervisor.control_protocol import (
     MAX_FRAME_BYTES,
     ControlFault,
@@ -82,7 +82,7 @@ class ControlClient:
             data = self._receive(request_id, wait_s)
             if data is not None:
                 return data
-            if not self.is_server_alive():
+            if not self.is_server_alive() or self._has_begun_anew():
                 # Its last word may have come between the poll and its end.
                 data = self._receive(request_id, 0.0)
                 if data is not None:
@@ -177,6 +177,14 @@ class ControlClient:
                 return False
             time.sleep(GONE_POLL_S)
         return True
+
+    def _has_begun_anew(self) -> bool:
+        """`mlxk restart`: the process is the same, but our socket and what was asked there are gone. (A
+        socket file alone may have been removed by a cleaner of /tmp: what is connected goes on.)"""
+        if os.path.exists(self._path):
+            return False
+        recorded = read_recorded()
+        return recorded is None or recorded.control != self._path
 
     def close(self) -> None:
         self._context.destroy(linger=self._linger_ms)

@@ -171,6 +171,39 @@ def test_the_death_of_the_server_ends_the_wait(serve, socket_path, bystander):
     assert time.monotonic() - begin < 10
 
 
+def test_a_server_that_begins_anew_ends_the_wait_although_its_process_lives(
+    serve, socket_path, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLXK_HOME", str(tmp_path))
+    pid = os.getpid()
+
+    def restart(request: ControlRequest) -> list[list[bytes]]:
+        os.unlink(socket_path)
+        write_instance(Instance(pid, created(pid), f"{socket_path}2", "http://127.0.0.1:1", "0", ()))
+        return []
+
+    serve(restart)
+    with client_of_this_process(socket_path) as client, pytest.raises(ServerNotRunningError):
+        client.call("ps", {}, timeout_s=20)
+
+
+def test_a_socket_file_that_a_cleaner_removed_does_not_end_the_wait(
+    serve, socket_path, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLXK_HOME", str(tmp_path))
+    pid = os.getpid()
+    write_instance(Instance(pid, created(pid), socket_path, "http://127.0.0.1:1", "0", ()))
+
+    def answer_late(request: ControlRequest) -> list[list[bytes]]:
+        os.unlink(socket_path)
+        time.sleep(0.6)  # longer than the client looks whether the server lives
+        return [data(request)]
+
+    serve(answer_late)
+    with client_of_this_process(socket_path) as client:
+        assert client.call("ps", {}, timeout_s=20) == {}
+
+
 def test_a_server_that_dies_after_its_answer_has_answered(serve, socket_path, bystander):
     def answer_and_die(request: ControlRequest) -> list[list[bytes]]:
         bystander.kill()
