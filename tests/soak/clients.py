@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from mlxk.supervisor.control_client import ControlTimeoutError
 from tests.soak.arena import GONE, Arena
 from tests.soak.asking import Answer, ask
 from tests.soak.cast import Model, Question
@@ -262,7 +263,8 @@ def ps_once(arena: Arena, chance: random.Random) -> None:
         arena.server.ps()
     except GONE as error:
         arena.record("ps (control socket)", type(error).__name__, time.monotonic() - began)
-        if not arena.disturbances.explains("cut", "", began, time.monotonic()):
+        explained = arena.disturbances.explains("cut", "", began, time.monotonic())
+        if isinstance(error, ControlTimeoutError) or not explained:  # nothing excuses silence
             arena.fail(f"ps: {type(error).__name__}: {error}")
         return
     arena.record("ps (control socket)", "ok", time.monotonic() - began)

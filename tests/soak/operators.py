@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mlxk.supervisor.control_client import ControlError
+from mlxk.supervisor.control_client import ControlError, ControlTimeoutError
 from mlxk.supervisor.control_protocol import Verb
 from tests.soak.arena import GONE, Arena
 from tests.soak.asking import HANG_S, ask
@@ -48,7 +48,8 @@ def _call(arena: Arena, operation: str, verb: str, args: dict[str, Any], model: 
     ended = time.monotonic()
     arena.record(operation, outcome, ended - began)
     known = [one for one in arena.cast.models if one.name == model]
-    excused = (
+    waited_in_vain = outcome == ControlTimeoutError.__name__  # nothing excuses silence
+    excused = not waited_in_vain and (
         outcome == "ok"
         or (known and outcome in known[0].expected_errors)
         or arena.disturbances.explains(outcome, model, began, ended)
