@@ -25,7 +25,7 @@ def test_the_last_crash_is_explained_also_after_the_servers_end(start: Callable[
     text = server.cli("logs", "--last-crash", "crashes").stdout
     assert "crashes crashed at 20" in text
     assert f"pid {pid}" in text
-    assert "state:    ready, 1 requests running" in text
+    assert "state:    ready, requests running: 1" in text
     assert server.cli("logs", "--last-crash").stdout == text
     none = server.cli("logs", "--last-crash", "tiny")
     assert (none.returncode, none.stdout) == (0, "No crash of tiny is known.\n")
