@@ -142,6 +142,8 @@ class FakeEngine:
         if self._steps == self._faults.get("crash_at_step"):
             print("fake engine: crashing on request", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
+        if self._steps == self._faults.get("hang_at_step"):
+            print("fake engine: hanging in a step", file=sys.stderr, flush=True)
         while self._steps == self._faults.get("hang_at_step"):
             time.sleep(0.05)
         out: list[FromWorker] = self._prefill()

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlxk.config.log_files import model_log
 from mlxk.supervisor.control_client import ControlError
 from tests.process.client import Request, ask_all
 from tests.process.watch import count_spawns, pid_of, until
@@ -123,6 +124,9 @@ def test_a_hung_step_is_noticed_when_the_client_leaves(server: Server) -> None:
     with Request(server, "hanger", words=FOREVER, stream=True) as stream:
         stream.next_event()
         hung = pid_of(server, "hanger")
+        # Left before, it would be aborted in order: a client can be quicker than five steps.
+        log = model_log(server.home / "logs", "hanger")
+        until(lambda: b"hanging in a step" in log.read_bytes())
     took_s = until(lambda: not is_alive(hung))
     assert took_s < ABORT_GRACE_S + 2
     assert_works(server, "hanger")
