@@ -9,11 +9,14 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlxk.api.errors import INTERNAL_FAULT, SHUTDOWN_FAULT, fault_response
-from mlxk.api.records import RequestRecord, keep_record, new_request_id
+from mlxk.api.http_meter import HttpMeter
+from mlxk.api.records import CLIENT_GONE, RequestRecord, keep_record, new_request_id
 
 _access_log = logging.getLogger("mlxk.access")
 _log = logging.getLogger("mlxk.api")
 
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by machines: a good answer is a line at DEBUG, any other at INFO like all else."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_PATH = 200
 
@@ -34,8 +37,9 @@ class AccessDoor:
     so its 500 would lack X-Request-ID, and then raises again, so that the trace is logged twice.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, meter: HttpMeter | None = None) -> None:
         self.app = app
+        self._meter = meter or HttpMeter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +47,16 @@ class AccessDoor:
             return
         record = RequestRecord(request_id_from(scope))
         keep_record(scope, record)
+        self._meter.begin()
+        try:
+            await self._answer(scope, receive, send, record)
+        finally:
+            if record.status == 0 and record.finish is None:
+                record.finish = CLIENT_GONE
+            self._meter.end(scope, record)
+            log_request(scope, record)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: RequestRecord) -> None:
         id_header = (b"x-request-id", record.id.encode("ascii"))
 
         async def send_with_id(message: Message) -> None:
@@ -64,9 +78,14 @@ class AccessDoor:
             record.finish = INTERNAL_FAULT.code.value
             if record.status == 0:
                 await fault_response(INTERNAL_FAULT)(scope, receive, send_with_id)
-        finally:
-            if _access_log.isEnabledFor(logging.INFO):
-                _access_log.info("%s", record.line(scope["method"], _path(scope)))
+
+
+def log_request(scope: Scope, record: RequestRecord) -> None:
+    is_quiet = scope["path"] in QUIET_PATHS and record.final_status < 400
+    level = logging.DEBUG if is_quiet else logging.INFO
+    if _access_log.isEnabledFor(level):
+        method, path = scope["method"], _path(scope)
+        _access_log.log(level, "%s", record.line(method, path), extra={"facts": record.facts(method, path)})
 
 
 def _path(scope: Scope) -> str:

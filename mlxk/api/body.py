@@ -15,6 +15,9 @@ _DEEPEST = 64
 """Levels inside the free-form parts (tool schemas, template arguments). Far more than people write, far
 less than any parser's recursion limit, the worker's included."""
 
+_MOST_VALUES = 100_000
+"""In one such part: they are looked at in the event loop, where everybody else waits."""
+
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Raises FaultError(INVALID_REQUEST); ClientDisconnect when the client left while sending."""
@@ -81,8 +84,13 @@ def check_free_form(value: Any, param: str) -> None:
     Raises FaultError(INVALID_REQUEST).
     """
     todo: list[tuple[Any, int]] = [(value, 1)]
+    visited = 0
     while todo:
         value, depth = todo.pop()
+        visited += 1
+        if visited + len(todo) > _MOST_VALUES:
+            message = f"'{param}' holds more than {_MOST_VALUES} values."
+            raise fault(FaultCode.INVALID_REQUEST, message, param=param)
         if isinstance(value, str):
             check_text(value, param)
         elif isinstance(value, int):

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlxk.api.disconnects import ClientGoneError
-from mlxk.api.records import record_of
+from mlxk.api.records import CLIENT_GONE, NO_ANSWER, record_of
 from mlxk.workers.protocol import Fault, FaultCode, FaultError
 
 _LONGEST_MESSAGE = 4000
@@ -27,6 +27,10 @@ class _Answer(NamedTuple):
     retry_after_s: float | None = None
     """When to try again, if the fault itself does not know. 429 and 503 always say."""
 
+
+_TYPES = {401: "authentication_error", 403: "permission_error"}
+"""Of errors that are not faults. Some clients (litellm) go by the type before the status: with
+`invalid_request_error` a wrong key would be a bad request for them."""
 
 _BAD_REQUEST = _Answer(400, "invalid_request_error")
 
@@ -87,7 +91,7 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error that is not a `Fault`: routes, doors, readiness."""
-    error_type = "invalid_request_error" if status < 500 else "server_error"
+    error_type = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     body = envelope(error_type, code, message, param)
     return Response(body, status, headers, media_type="application/json")
 
@@ -140,4 +144,5 @@ async def _on_invalid_query(request: Request, error: Exception) -> Response:
 
 async def _on_client_gone(request: Request, error: Exception) -> Response:
     # Nobody reads it: the server drops what is sent to a closed connection. 499 is for the access log.
-    return Response(status_code=499)
+    record_of(request.scope).finish = CLIENT_GONE
+    return Response(status_code=NO_ANSWER)

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from mlxk.config.settings import Settings
 from mlxk.supervisor.events import EventBus
-from mlxk.workers.protocol import Generate, RequestEvent
+from mlxk.supervisor.measures import PoolMeasures
+from mlxk.supervisor.meters import GenerationMeter
+from mlxk.workers.protocol import RequestEvent, Work
 
 
 class Job(Protocol):
-    """One `Generate` on its way: queued, loading, running, done."""
+    """One piece of `Work` on its way: queued, loading, running, done."""
 
     @property
     def model(self) -> str:
@@ -24,14 +26,18 @@ class Job(Protocol):
     def worker_id(self) -> str | None:
         """None until a worker has it."""
 
+    @property
+    def meter(self) -> GenerationMeter | None:
+        """Its counts so far; None for what generates nothing."""
+
     async def next(self, timeout_s: float | None = None) -> list[RequestEvent]:
         """All events that are there, after waiting for the first; [] after `timeout_s`.
 
-        Ends with exactly one `Finished` or `Failed`; not to be called after that.
+        Ends with exactly one `LastWord`; not to be called after that.
         """
 
-    def close(self) -> None:
-        """Idempotent; returns at once; aborts the work if it still runs."""
+    def close(self, cause: str = "client_gone") -> None:
+        """Idempotent; returns at once; aborts the work if it still runs. `cause` is for the metrics."""
 
 
 class Service(Protocol):
@@ -47,12 +53,15 @@ class Service(Protocol):
 
     def is_closing(self) -> bool: ...
 
-    async def submit(self, model: str, request: Generate, *, keep_alive_s: float | None = None) -> Job: ...
+    async def submit(self, model: str, request: Work, *, keep_alive_s: float | None = None) -> Job: ...
 
     async def describe_models(self) -> list[dict[str, Any]]:
         """Installed models: name, created, context_length, loaded, capabilities, healthy."""
 
     async def describe_model(self, name: str) -> dict[str, Any]: ...
+
+    async def measures(self) -> PoolMeasures:
+        """For `GET /metrics`."""
 
     async def pool_data(self) -> dict[str, Any]:
         """The `data` of `mlxk ps --json`."""

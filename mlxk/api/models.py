@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 
+from mlxk.api.answers import ModelCard, ModelList
+from mlxk.api.examples import MODEL, MODELS
 from mlxk.api.facade import Service
-from mlxk.api.openapi import error_responses
+from mlxk.api.openapi import error_responses, json_answer
 from mlxk.workers.protocol import FaultCode, fault
+
+ModelPath = Annotated[
+    str,
+    Path(
+        description="A model's name. Its slash may stand as it is or as `%2F`.",
+        openapi_examples={"tiny": {"summary": "The built-in model", "value": "tiny"}},
+    ),
+]
 
 
 def model_json(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,15 +52,19 @@ def _capabilities(capabilities: Any) -> dict[str, bool]:
 def models_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", response_class=JSONResponse)
+    @router.get("/v1/models", response_class=JSONResponse, responses=json_answer(ModelList, MODELS))
     async def list_models() -> JSONResponse:
         """The installed and healthy models."""
         models = [model_json(one) for one in await service.describe_models() if one["healthy"]]
         return JSONResponse({"object": "list", "data": models})
 
-    @router.get("/v1/models/{model:path}", response_class=JSONResponse, responses=error_responses(400, 404))
-    async def get_model(model: str) -> JSONResponse:
-        """One of them."""
+    @router.get(
+        "/v1/models/{model:path}",
+        response_class=JSONResponse,
+        responses={**json_answer(ModelCard, MODEL), **error_responses(400, 404)},
+    )
+    async def get_model(model: ModelPath) -> JSONResponse:
+        """One of them, by its name, an alias or an unmistakable part of its name. It need not be loaded."""
         facts = await service.describe_model(model)
         if not facts["healthy"]:
             message = f"Model '{model}' is installed but not complete. `mlxk list` says why."

@@ -8,10 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from mlxk.api.answers import LoadResult, PoolFacts, StopReport
 from mlxk.api.disconnects import run_unless_gone
 from mlxk.api.events import DOCUMENT, EventReply
+from mlxk.api.examples import LOADED, POOL, STOPPED
 from mlxk.api.facade import Service
-from mlxk.api.openapi import error_responses
+from mlxk.api.models import ModelPath
+from mlxk.api.openapi import error_responses, json_answer
 
 EVENT_NUMBER = re.compile(r"[0-9]{1,15}")
 
@@ -19,9 +22,9 @@ EVENT_NUMBER = re.compile(r"[0-9]{1,15}")
 def pool_router(service: Service) -> APIRouter:
     router = APIRouter(prefix="/pool", tags=["pool"])
 
-    @router.get("", response_class=JSONResponse)
+    @router.get("", response_class=JSONResponse, responses=json_answer(PoolFacts, POOL))
     async def get_pool() -> JSONResponse:
-        """The `data` of `mlxk ps --json`."""
+        """What is loaded, and who holds what: the `data` of `mlxk ps --json`."""
         return JSONResponse(await service.pool_data())
 
     @router.get("/events", response_class=Response, responses={**DOCUMENT, **error_responses(400)})
@@ -37,15 +40,21 @@ def pool_router(service: Service) -> APIRouter:
         return EventReply(service, recent=recent, after=after)
 
     @router.post(
-        "/{model:path}/load", response_class=JSONResponse, responses=error_responses(400, 404, 429, 503)
+        "/{model:path}/load",
+        response_class=JSONResponse,
+        responses={**json_answer(LoadResult, LOADED), **error_responses(400, 404, 429, 500, 503)},
     )
-    async def load_model(model: str, request: Request) -> JSONResponse:
+    async def load_model(model: ModelPath, request: Request) -> JSONResponse:
         """Loads a model and answers when it is ready. A client that leaves no longer waits for it."""
         return JSONResponse(await run_unless_gone(request.receive, service.load(model)))
 
-    @router.delete("/{model:path}", response_class=JSONResponse, responses=error_responses(400, 404))
+    @router.delete(
+        "/{model:path}",
+        response_class=JSONResponse,
+        responses={**json_answer(StopReport, STOPPED), **error_responses(400, 404)},
+    )
     async def stop_model(
-        model: str,
+        model: ModelPath,
         now: Annotated[bool, Query(description="Interrupt what runs, instead of waiting for it.")] = False,
         timeout_s: Annotated[
             float | None, Query(ge=0, allow_inf_nan=False, description="How long to wait for what runs.")

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from mlxk.api.choices import Choices
 from mlxk.api.disconnects import run_unless_gone
 from mlxk.api.facade import Service
+from mlxk.api.logprobs import TextLogprobs, chat_logprobs
 from mlxk.api.records import RequestRecord, record_of
 from mlxk.api.sse import SYSTEM_FINGERPRINT, tool_call_json
 from mlxk.api.streaming import StreamReply
 from mlxk.api.translate import Plan, ReplyKind
 from mlxk.api.usage import note_finish, total_usage, usage_json
-from mlxk.workers.protocol import Delta, Failed, FaultError, Finished, RequestEvent, ToolCall
+from mlxk.workers.protocol import Delta, Failed, FaultError, Finished, RequestEvent, TokenLogprob, ToolCall
 
 
 async def answer(request: Request, service: Service, plan: Plan) -> Response:
@@ -33,7 +34,7 @@ async def _collect(service: Service, plan: Plan, record: RequestRecord) -> bytes
         collector = Collector(plan, choices.model, int(time.time()))
         while not collector.done:
             collector.add(await choices.next())
-    note_finish(record, collector.finished, collector.usage())
+    note_finish(record, collector.finished)
     return msgspec.json.encode(collector.reply())
 
 
@@ -44,7 +45,7 @@ class Collector:
         self._plan = plan
         self._model = model
         self._created = created
-        self._choices = [_Choice() for _ in plan.generates]
+        self._choices = [_Choice(generate.logprobs) for generate in plan.generates]
 
     @property
     def done(self) -> bool:
@@ -82,7 +83,10 @@ class Collector:
 
 
 class _Choice:
-    def __init__(self) -> None:
+    def __init__(self, n_top: int | None) -> None:
+        """`n_top`: `Generate.logprobs` of the choice."""
+        self._n_top = n_top
+        self._logprobs: list[TokenLogprob] = []
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._text: list[str] = []
@@ -95,6 +99,7 @@ class _Choice:
             self._reasoning.append(event.reasoning)
             self._text.append(event.reasoning + event.content)
             self._tool_calls += event.tool_calls
+            self._logprobs += event.logprobs
         elif isinstance(event, Finished):
             self.end = event
 
@@ -107,10 +112,12 @@ class _Choice:
             message["reasoning_content"] = reasoning
         if self._tool_calls:
             message["tool_calls"] = [tool_call_json(call) for call in self._tool_calls]
-        return {"index": index, "message": message, "logprobs": None, **self._ending()}
+        logprobs = None if self._n_top is None else chat_logprobs(self._logprobs)
+        return {"index": index, "message": message, "logprobs": logprobs, **self._ending()}
 
     def text_json(self, index: int) -> dict[str, Any]:
-        return {"index": index, "text": "".join(self._text), "logprobs": None, **self._ending()}
+        logprobs = None if self._n_top is None else TextLogprobs(self._n_top).json(self._logprobs)
+        return {"index": index, "text": "".join(self._text), "logprobs": logprobs, **self._ending()}
 
     def _ending(self) -> dict[str, Any]:
         assert self.end is not None

@@ -6,12 +6,19 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from mlxk.api.connections import HttpConnection, bound
+from mlxk.api.descriptors import max_connections
+from mlxk.api.rules import DoorRules
 from mlxk.config.settings import Settings
+
+TICKS_PER_CHECK = 10
+"""uvicorn's ticks are 0.1 s apart."""
 
 
 class _Uvicorn(uvicorn.Server):
@@ -25,6 +32,13 @@ class _Uvicorn(uvicorn.Server):
         # (an endless one survives three Ctrl-C), and raise the signals again at the end.
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_CHECK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                cast(HttpConnection, connection).check(now)
+        return await super().on_tick(counter)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.accepts.set()
@@ -37,18 +51,18 @@ class ApiServer:
         self,
         app: FastAPI,
         *,
-        take_up: Callable[[Settings], None] = lambda settings: None,
+        rules: DoorRules,
         default_stop_s: float = 10.0,
     ) -> None:
         self._app = app
-        self._take_up = take_up
+        self._rules = rules
         self._default_stop_s = default_stop_s
         self._uvicorn: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
 
     def configure(self, settings: Settings) -> None:
         """Take up new keys and limits (a reload). Raises ConfigError, and has changed nothing then."""
-        self._take_up(settings)
+        self._rules.take_up(settings)
 
     async def start(self, sock: socket.socket) -> None:
         """Returns when connections are accepted. `sock` is bound; it is closed by `stop`."""
@@ -64,7 +78,7 @@ class ApiServer:
             log_level="warning",
             access_log=False,
             loop="none",
-            http="httptools",
+            http=bound(self._rules, max_connections()),
             ws="none",
             proxy_headers=False,
             server_header=False,
@@ -81,6 +95,9 @@ class ApiServer:
         if self._task.done():
             await self._task  # raises what kept it from starting
             raise RuntimeError("the HTTP server ended before it accepted a connection")
+
+    def count_connections(self) -> int:
+        return len(self._uvicorn.server_state.connections) if self._uvicorn is not None else 0
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Accepts nothing more, waits up to `timeout_s` for the requests that run, then cancels them (their

@@ -12,6 +12,7 @@ import msgspec
 
 from mlxk import __version__
 from mlxk.api.errors import fault_envelope
+from mlxk.api.logprobs import TextLogprobs, chat_logprobs
 from mlxk.api.translate import Plan, ReplyKind
 from mlxk.api.usage import total_usage, usage_json
 from mlxk.workers.protocol import (
@@ -22,6 +23,7 @@ from mlxk.workers.protocol import (
     Finished,
     Progress,
     RequestEvent,
+    TokenLogprob,
     ToolCall,
     Usage,
 )
@@ -29,6 +31,7 @@ from mlxk.workers.protocol import (
 SYSTEM_FINGERPRINT = f"mlxk-{__version__}"
 DONE = b"data: [DONE]\n\n"
 _OPEN = b',"finish_reason":null}]}\n\n'
+_NO_LOGPROBS = b',"logprobs":null'
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,7 +52,9 @@ class StreamWriter:
         self._plan = plan
         self._base = _base(plan, model, created)
         chunks = ChatChunks if plan.kind is ReplyKind.CHAT else TextChunks
-        self._chunks = [chunks(self._base, index) for index in range(len(plan.generates))]
+        self._chunks = [
+            chunks(self._base, index, generate.logprobs) for index, generate in enumerate(plan.generates)
+        ]
         self._finished: dict[int, Finished] = {}
         self._progress: Progress | None = None
 
@@ -119,7 +124,8 @@ class StreamWriter:
 class ChatChunks:
     """Chunks of one choice of a chat completion."""
 
-    def __init__(self, base: bytes, index: int) -> None:
+    def __init__(self, base: bytes, index: int, n_top: int | None) -> None:
+        """`n_top`: `Generate.logprobs` of the choice."""
         self._head = base + b',"choices":[{"index":%d,"delta":' % index
         self._role_due = True
         self._calls = 0
@@ -129,51 +135,70 @@ class ChatChunks:
         frames = b""
         if self._role_due:
             self._role_due = False
-            frames = self._head + b'{"role":"assistant"}' + _OPEN
+            frames = self._head + b'{"role":"assistant"}' + _NO_LOGPROBS + _OPEN
         content = reasoning = ""
+        logprobs: list[TokenLogprob] = []
         for delta in deltas:
             if delta.reasoning:
                 if content:
-                    frames += self._text(b"content", content)
-                    content = ""
+                    frames += self._text(b"content", content, logprobs)
+                    content, logprobs = "", []
                 reasoning += delta.reasoning
             if delta.content:
                 if reasoning:
-                    frames += self._text(b"reasoning_content", reasoning)
+                    frames += self._text(b"reasoning_content", reasoning, [])
                     reasoning = ""
                 content += delta.content
+                logprobs += delta.logprobs
             if delta.tool_calls:
-                frames += self._text(b"reasoning_content", reasoning) + self._text(b"content", content)
-                content = reasoning = ""
+                frames += self._texts(reasoning, content, logprobs)
+                content, reasoning, logprobs = "", "", []
                 for call in delta.tool_calls:
                     frames += self._tool_call(call)
-        return frames + self._text(b"reasoning_content", reasoning) + self._text(b"content", content)
+        return frames + self._texts(reasoning, content, logprobs)
 
-    def _text(self, name: bytes, text: str) -> bytes:
-        return b'%b{"%b":%b}%b' % (self._head, name, _encode(text), _OPEN) if text else b""
+    def _texts(self, reasoning: str, content: str, logprobs: list[TokenLogprob]) -> bytes:
+        return self._text(b"reasoning_content", reasoning, []) + self._text(b"content", content, logprobs)
+
+    def _text(self, name: bytes, text: str, logprobs: list[TokenLogprob]) -> bytes:
+        if not text:
+            return b""
+        told = b',"logprobs":' + _encode(chat_logprobs(logprobs)) if logprobs else _NO_LOGPROBS
+        return b'%b{"%b":%b}%b%b' % (self._head, name, _encode(text), told, _OPEN)
 
     def _tool_call(self, call: ToolCall) -> bytes:
-        """Whole in one chunk: right for clients that put pieces together, and for those that don't."""
-        piece = {"index": self._calls, **tool_call_json(call)}
+        """As OpenAI streams one: who is called, then the arguments. It was held back until it was whole."""
+        opening = {"index": self._calls, **tool_call_json(call)}
+        opening["function"] = {"name": call.name, "arguments": ""}
+        arguments = {"index": self._calls, "function": {"arguments": call.arguments}}
         self._calls += 1
-        return self._head + b'{"tool_calls":[' + _encode(piece) + b"]}" + _OPEN
+        return b"".join(
+            self._head + b'{"tool_calls":[' + _encode(part) + b"]}" + _NO_LOGPROBS + _OPEN
+            for part in (opening, arguments)
+        )
 
     def close(self, end: Finished, usage: dict[str, Any] | None) -> bytes:
-        return self._head + b"{}" + _ending(end, usage)
+        return self._head + b"{}" + _NO_LOGPROBS + _ending(end, usage)
 
 
 class TextChunks:
     """Chunks of one choice of a text completion."""
 
-    def __init__(self, base: bytes, index: int) -> None:
+    def __init__(self, base: bytes, index: int, n_top: int | None) -> None:
+        """`n_top`: `Generate.logprobs` of the choice."""
         self._head = base + b',"choices":[{"index":%d,"text":' % index
+        self._logprobs = TextLogprobs(n_top or 0)
 
     def write(self, deltas: list[Delta]) -> bytes:
         text = "".join([delta.reasoning + delta.content for delta in deltas])
-        return self._head + _encode(text) + b',"logprobs":null' + _OPEN if text else b""
+        if not text:
+            return b""
+        entries = [entry for delta in deltas for entry in delta.logprobs]
+        told = b',"logprobs":' + _encode(self._logprobs.json(entries)) if entries else _NO_LOGPROBS
+        return self._head + _encode(text) + told + _OPEN
 
     def close(self, end: Finished, usage: dict[str, Any] | None) -> bytes:
-        return self._head + b'"","logprobs":null' + _ending(end, usage)
+        return self._head + b'""' + _NO_LOGPROBS + _ending(end, usage)
 
 
 def tool_call_json(call: ToolCall) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlxk.api.choices import Choices
 from mlxk.api.disconnects import ClientGoneError, run_unless_gone
 from mlxk.api.errors import INTERNAL_FAULT
 from mlxk.api.facade import Service
-from mlxk.api.records import RequestRecord, record_of
+from mlxk.api.records import CLIENT_GONE, RequestRecord, record_of
 from mlxk.api.sse import StreamWriter
 from mlxk.api.translate import Plan
 from mlxk.api.usage import note_finish
@@ -44,7 +44,7 @@ class StreamReply(Response):
         try:
             await run_unless_gone(receive, self._run(record, send))
         except ClientGoneError:
-            record.finish = "client_gone"
+            record.finish = CLIENT_GONE
 
     async def _run(self, record: RequestRecord, send: Send) -> None:
         async with Choices(self._service, self._plan, record) as choices:
@@ -59,7 +59,7 @@ class StreamReply(Response):
         if writer.failure is not None:
             record.finish = writer.failure.code.value
         else:
-            note_finish(record, writer.finished, writer.usage())
+            note_finish(record, writer.finished)
 
     async def _pump(self, choices: Choices, writer: StreamWriter, send: Send) -> None:
         has_headers = False

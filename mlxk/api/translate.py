@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from enum import Enum
@@ -9,7 +10,14 @@ from typing import Any
 
 from mlxk.api.body import check_free_form, check_text, is_encodable
 from mlxk.api.messages import template_messages
-from mlxk.api.schemas import ChatRequest, CompletionRequest, GenerationRequest, parse
+from mlxk.api.schemas import (
+    AllowedToolsChoice,
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    NamedToolChoice,
+    TokenizeRequest,
+)
 from mlxk.api.unsupported import (
     CHAT,
     COMPLETION,
@@ -17,10 +25,12 @@ from mlxk.api.unsupported import (
     refuse_unsupported,
     unsupported,
 )
+from mlxk.api.validation import parse
 from mlxk.config.settings import Settings
 from mlxk.config.units import parse_duration_s
 from mlxk.workers.protocol import FaultCode, FaultError, Generate, Sampling, fault
 
+MAX_BIASES = 10_000
 MAX_CHOICES = 64
 """Prompts times `n`: as many as one worker decodes at once."""
 _MAX_TOKENS = 2**31 - 1
@@ -55,12 +65,17 @@ class Plan:
 def plan_chat(body: dict[str, Any], settings: Settings) -> Plan:
     """Raises FaultError for whatever can be told without the model."""
     refuse_unsupported(body, CHAT)
+    _refuse_crowds(body)
     request = parse(ChatRequest, body)
     source = {
         "messages": template_messages(request.messages),
-        "tools": _tools(request, body),
-        "template_kwargs": _template_kwargs(request),
+        "tools": shown_tools(request, body),
+        "template_kwargs": template_arguments(request),
         "hidden_stop": list(settings.chat_stop_strings),
+        "logprobs": _chat_logprobs(request),
+        "json_schema": _json_schema(request),
+        "required_tools": _required_tools(request),
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
     }
     return _plan(ReplyKind.CHAT, request, [source])
 
@@ -68,8 +83,21 @@ def plan_chat(body: dict[str, Any], settings: Settings) -> Plan:
 def plan_completion(body: dict[str, Any], settings: Settings) -> Plan:
     """Raises FaultError for whatever can be told without the model."""
     refuse_unsupported(body, COMPLETION)
+    _refuse_crowds(body)
     request = parse(CompletionRequest, body)
-    return _plan(ReplyKind.TEXT, request, _prompts(request.prompt))
+    sources = [{**source, "logprobs": request.logprobs} for source in _prompts(request.prompt)]
+    return _plan(ReplyKind.TEXT, request, sources)
+
+
+def _refuse_crowds(body: dict[str, Any]) -> None:
+    """What pydantic would take seconds for, in the event loop, only to be refused after."""
+    prompt, bias = body.get("prompt"), body.get("logit_bias")
+    if isinstance(prompt, list) and len(prompt) > MAX_CHOICES and isinstance(prompt[0], list | str):
+        message = f"{len(prompt)} prompts are more than {MAX_CHOICES} choices: send fewer at once."
+        raise fault(FaultCode.INVALID_REQUEST, message, param="prompt")
+    if isinstance(bias, dict) and len(bias) > MAX_BIASES:
+        message = f"'logit_bias' holds {len(bias)} tokens; {MAX_BIASES} are the most."
+        raise fault(FaultCode.INVALID_REQUEST, message, param="logit_bias")
 
 
 def _plan(kind: ReplyKind, request: GenerationRequest, sources: list[dict[str, Any]]) -> Plan:
@@ -97,7 +125,7 @@ def _plan(kind: ReplyKind, request: GenerationRequest, sources: list[dict[str, A
         model=request.model,
         generates=tuple(generates),
         n=n,
-        keep_alive_s=_keep_alive_s(request.keep_alive),
+        keep_alive_s=keep_alive_seconds(request.keep_alive),
         stream=stream,
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         id=plan_id,
@@ -125,13 +153,21 @@ def _sampling(request: GenerationRequest, copy: int) -> Sampling:
         top_p=request.top_p,
         top_k=request.top_k,
         min_p=request.min_p,
-        # The n answers to one prompt must differ, and stay the same for the same seed.
-        seed=None if request.seed is None else (request.seed + copy) % _SEED_RANGE,
+        seed=None if request.seed is None else _seed_of(request.seed, copy),
         repetition_penalty=request.repetition_penalty,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias=_logit_bias(request.logit_bias),
     )
+
+
+def _seed_of(seed: int, copy: int) -> int:
+    """The n answers to one prompt differ, stay the same for the same seed, and are not those of the next
+    seed. The first is that of `n: 1`."""
+    if copy == 0:
+        return seed
+    digest = hashlib.blake2b(b"%d:%d" % (seed, copy), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _SEED_RANGE
 
 
 def _stop(stop: str | list[str] | None) -> list[str]:
@@ -159,7 +195,7 @@ def _logit_bias(bias: dict[str, float] | None) -> dict[int, float] | None:
     return {int(key): value for key, value in bias.items()}
 
 
-def _keep_alive_s(keep_alive: str | int | float | None) -> float | None:
+def keep_alive_seconds(keep_alive: str | int | float | None) -> float | None:
     if keep_alive is None:
         return None
     try:
@@ -171,19 +207,77 @@ def _keep_alive_s(keep_alive: str | int | float | None) -> float | None:
 # ---------------------------------------------------------------------------- chat
 
 
-def _tools(request: ChatRequest, body: dict[str, Any]) -> list[dict[str, Any]] | None:
+def shown_tools(request: ChatRequest | TokenizeRequest, body: dict[str, Any]) -> list[dict[str, Any]] | None:
     """The tools as they were sent: a template prints them whole, with keys that the schema does not know."""
     if not request.tools or request.tool_choice == "none":
         return None
     tools: list[dict[str, Any]] = body["tools"]
     for index, tool in enumerate(tools):
-        if tool["function"].get("strict") is True:
-            raise unsupported(f"tools[{index}].function.strict")
         check_free_form(tool, f"tools[{index}]")
+    if isinstance(request.tool_choice, AllowedToolsChoice):
+        allowed = _allowed_names(request, request.tool_choice)
+        return [tool for tool in tools if tool["function"]["name"] in allowed]
     return tools
 
 
-def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
+def _required_tools(request: ChatRequest) -> list[str]:
+    choice = request.tool_choice
+    if choice in (None, "none", "auto"):
+        return []
+    if isinstance(choice, AllowedToolsChoice):
+        return _allowed_names(request, choice) if choice.allowed_tools.mode == "required" else []
+    if isinstance(choice, NamedToolChoice):
+        return [_offered(request, choice, "tool_choice")]
+    return _names(request, "tool_choice")
+
+
+def _names(request: ChatRequest | TokenizeRequest, param: str) -> list[str]:
+    names = [tool.function.name for tool in request.tools or ()]
+    if not names:
+        message = "'tool_choice' asks for a call, and there are no 'tools'."
+        raise fault(FaultCode.INVALID_REQUEST, message, param=param)
+    return list(dict.fromkeys(names))
+
+
+def _offered(request: ChatRequest | TokenizeRequest, choice: NamedToolChoice, param: str) -> str:
+    name = choice.function.name
+    if name not in _names(request, param):
+        message = f"'{param}' names {name[:80]!r}, which is not among the 'tools'."
+        raise fault(FaultCode.INVALID_REQUEST, message, param=param)
+    return name
+
+
+def _allowed_names(request: ChatRequest | TokenizeRequest, choice: AllowedToolsChoice) -> list[str]:
+    named = enumerate(choice.allowed_tools.tools)
+    return [_offered(request, tool, f"tool_choice.allowed_tools.tools[{n}]") for n, tool in named]
+
+
+def _json_schema(request: ChatRequest) -> dict[str, Any] | None:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return {"type": "object"}
+    if wanted.json_schema is None:
+        message = "'response_format.json_schema' is required."
+        raise fault(FaultCode.INVALID_REQUEST, message, param="response_format.json_schema")
+    schema = wanted.json_schema.schema_
+    if schema is None:
+        return {"type": "object"}
+    check_free_form(schema, "response_format.json_schema.schema")
+    return schema
+
+
+def _chat_logprobs(request: ChatRequest) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        message = "'top_logprobs' goes with 'logprobs': true only."
+        raise fault(FaultCode.INVALID_REQUEST, message, param="top_logprobs")
+    return None
+
+
+def template_arguments(request: ChatRequest | TokenizeRequest) -> dict[str, Any]:
     kwargs: dict[str, Any] = {}
     if request.reasoning_effort == "none":
         kwargs["enable_thinking"] = False

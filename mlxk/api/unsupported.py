@@ -1,8 +1,8 @@
 """Known OpenAI fields that this server cannot honour: refused when they ask for something, never ignored.
 
 Each stands with the values that ask for nothing; null and an absent field ask for nothing either.
-Fields that only label a request (`user`, `metadata`, `safety_identifier`, `prompt_cache_key`) change no
-answer and are accepted.
+Fields that only label a request (`user`, `metadata`, `safety_identifier`) or advise OpenAI's prompt cache
+(`prompt_cache_key`, `prompt_cache_options`, `prompt_cache_retention`) change no answer and are accepted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ _EVERYWHERE: _Neutral = {
 
 CHAT: _Neutral = {
     **_EVERYWHERE,
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "parallel_tool_calls": (True,),
     "audio": (),
+    "moderation": (),
     "modalities": (["text"],),
     "prediction": (),
     "functions": ([],),
@@ -36,7 +33,6 @@ CHAT: _Neutral = {
 
 COMPLETION: _Neutral = {
     **_EVERYWHERE,
-    "logprobs": (),
     "suffix": ("",),
     "echo": (False,),
     "best_of": (1,),
@@ -71,11 +67,9 @@ def refuse_unsupported(body: Mapping[str, Any], neutral: _Neutral) -> None:
         # The types count: in Python False == 0, but `logprobs: 0` asks for something.
         if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
             raise unsupported(name)
-    tool_choice = body.get("tool_choice")
-    if tool_choice == "required" or isinstance(tool_choice, dict):
-        raise unsupported(
-            "tool_choice", "A forced tool call is not supported: set 'tool_choice' to 'auto' or 'none'."
-        )
+    options = body.get("stream_options")
+    if isinstance(options, Mapping) and options.get("include_obfuscation") not in (None, False):
+        raise unsupported("stream_options.include_obfuscation")
 
 
 def unsupported(param: str, message: str | None = None) -> FaultError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxk.api.records import RequestRecord
+from mlxk.supervisor.meters import GenerationMeter
 from mlxk.workers.protocol import Finished, Usage
 
 
@@ -31,9 +32,27 @@ def usage_json(usage: Usage) -> dict[str, Any]:
     }
 
 
-def note_finish(record: RequestRecord, finished: Sequence[Finished], usage: Usage) -> None:
+def note_finish(record: RequestRecord, finished: Sequence[Finished]) -> None:
     """For the access log."""
     record.finish = ",".join(dict.fromkeys(one.reason.value for one in finished))
-    record.prompt_tokens = usage.prompt_tokens
-    record.cached_tokens = usage.cached_tokens
-    record.completion_tokens = usage.completion_tokens
+
+
+def note_progress(record: RequestRecord, meters: Sequence[GenerationMeter], n: int) -> None:
+    """For the access log: how far the choices have come, also where it was not to their end."""
+    if not meters:
+        return
+    record.queue_ms = max(meter.waited_s for meter in meters) * 1000
+    prompts = [meters[start : start + n] for start in range(0, len(meters), n)]
+    begun = [[one.usage for one in prompt if one.has_begun] for prompt in prompts]
+    if any(begun):
+        usages = [usage for prompt in begun for usage in prompt]
+        record.prompt_tokens = sum(one[0].prompt_tokens for one in begun if one)
+        record.cached_tokens = sum(min(usage.cached_tokens for usage in one) for one in begun if one)
+        record.completion_tokens = sum(usage.completion_tokens for usage in usages)
+    speaking = [meter for meter in meters if meter.tokens]
+    if speaking:
+        first_at = min(meter.first_at for meter in speaking)
+        record.ttft_ms = (first_at - record.started_at) * 1000
+        span_s = max(meter.last_at for meter in speaking) - first_at
+        if span_s > 0:
+            record.tokens_per_s = sum(meter.tokens - 1 for meter in speaking) / span_s

@@ -6,6 +6,7 @@ file, and raises ValueError with a sentence that says what is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -81,14 +82,33 @@ def _split_list(text: str) -> Any:
         return text
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+(:\*)?|(?!https?:)[a-z][a-z0-9+.-]*://\*")
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+:[0-9a-f:.]*")
+
+
 def parse_origins(value: Any) -> tuple[str, ...]:
-    origins = parse_names(value)
+    """As browsers write them: lower case, no path. `SCHEME://*` stands for all origins of a scheme that no
+    web site has (extensions: Firefox gives each installation its own), `http://HOST:*` for all its ports."""
+    origins = [origin.strip().lower().rstrip("/") for origin in parse_names(value)]
     for origin in origins:
-        if origin != "*" and not origin.startswith(("http://", "https://")):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(
-                f"{shown(origin)} is not an origin: write http://HOST[:PORT], https://HOST[:PORT] or *"
+                f"{shown(origin)} is not an origin: write http://HOST[:PORT], https://HOST[:PORT], "
+                "chrome-extension://ID, tauri://localhost and the like, or *"
             )
-    return tuple(origin.rstrip("/") for origin in origins)
+    return tuple(dict.fromkeys(origins))
+
+
+def parse_hosts(value: Any) -> tuple[str, ...]:
+    """Host names without a port, in lower case. `*.NAME` stands for all names under it, `*` for all."""
+    hosts = [host.strip().lower().rstrip(".").strip("[]") for host in parse_names(value)]
+    for host in hosts:
+        if host != "*" and not _HOST_NAME.fullmatch(host):
+            raise ValueError(
+                f"{shown(host)} is not a host name: write one such as llm.example.org, *.example.org or * "
+                "(no http://, no port)"
+            )
+    return tuple(dict.fromkeys(hosts))
 
 
 def parse_size_or_auto(value: Any) -> int | None:
@@ -162,6 +182,9 @@ SERVER_FIELDS: tuple[Field, ...] = (
     Field("pong_timeout_s", parse_positive_duration_s),
     Field("max_wait_s", parse_finite_duration_s),
     Field("swap_after_s", parse_duration_s),
+    Field("request_timeout_s", parse_finite_duration_s),
+    Field("receive_timeout_s", parse_positive_duration_s),
+    Field("send_timeout_s", parse_positive_duration_s),
     Field("queue_per_model", whole(0)),
     Field("queue_total", whole(0)),
     Field("max_batch", whole(1)),
@@ -173,6 +196,7 @@ SERVER_FIELDS: tuple[Field, ...] = (
     Field("api_key_file", parse_path),
     Field("no_auth", parse_switch),
     Field("cors_origins", parse_origins),
+    Field("allowed_hosts", parse_hosts),
     Field("engine", choice("mlx", "fake")),
     Field("spare", parse_switch),
     Field("preload", parse_names),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from mlxk.config.fields import SERVER_FIELDS
 from mlxk.config.settings import ModelSettings, Settings
 
-FIXED = frozenset({"host", "port", "no_auth", "cors_origins", "engine"})
+FIXED = frozenset({"host", "port", "no_auth", "engine"})
 """Settings that a server keeps until it is restarted: its socket and its doors are built on them."""
 NEXT_LOAD = frozenset({"max_batch", "cache_bytes"})
 """Settings that a model gets when it is loaded: those that run keep what they have."""

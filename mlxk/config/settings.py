@@ -69,6 +69,12 @@ class Settings:
     0: refused at once where it would have to."""
     swap_after_s: float = 30.0
     """Who waits for room for so long gets that of a busy model, which finishes first. Negative: never."""
+    request_timeout_s: float = 0.0
+    """How long a request may take as a whole, its waiting and its model's load included. 0: as it needs."""
+    receive_timeout_s: float = 30.0
+    """A client may take so long to send a request's head, and so long with hardly any of its body coming."""
+    send_timeout_s: float = 60.0
+    """A client that takes nothing of its answer for so long is taken for gone."""
     queue_per_model: int = 128
     queue_total: int = 512
     max_batch: int = 64
@@ -81,6 +87,9 @@ class Settings:
     api_key_file: str | None = None
     no_auth: bool = False
     cors_origins: tuple[str, ...] = ()
+    """Web pages, extensions and apps that may use this server from a browser. "*": all of them."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that this server answers to, beside those of its machine: behind a proxy, in a network."""
     engine: str = "mlx"
     """ "mlx", or "fake" in tests."""
     spare: bool = True

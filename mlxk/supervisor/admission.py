@@ -14,6 +14,12 @@ from mlxk.supervisor.views import ModelView, PoolView, WaiterView
 from mlxk.workers.protocol import Fault, FaultCode
 
 RETRY_AFTER_S = 10.0
+MAX_BRIEF = 16
+"""Leases per model for work that takes no place in its batch: it need not wait for a long answer's end."""
+
+
+_WAITED_FOR = (ModelState.READY, ModelState.BACKOFF, ModelState.STOPPING)
+"""In these states it is others that a model's waiters wait for, as `max_wait_s` limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ def decide(view: PoolView) -> list[Decision]:
 
     1. A READY model takes its waiters while it has leases left, and until it is closed (5).
     2. Who cannot go on at once waits, while the queue has a place; else it is refused.
-    3. A LOADING, STOPPING or BACKOFF model lets its waiters wait.
+    3. A LOADING, STOPPING or BACKOFF model lets its waiters wait (a load that gets no further is ended:
+       `failures.stuck_load`).
     4. A FAILED model refuses, with its reason.
     5. An ABSENT model is loaded if there is room; else caches are trimmed and idle models evicted; else its
        waiters wait, and no later waiter's load may take the room that comes free. After `swap_after_s` busy
@@ -74,7 +81,8 @@ class _Round:
         for waiter in self._view.waiters:
             model = self._models[waiter.model]
             if self._goes_on(waiter, model):
-                self._set(model, in_flight=model.in_flight + waiter.holds_lease)
+                takes = {"in_flight": model.in_flight + waiter.holds_lease}
+                self._set(model, n_brief=model.n_brief + waiter.is_brief, **takes)
                 del self._unserved[waiter.id]
                 yield Grant(waiter.id)
             elif model.state is ModelState.FAILED:
@@ -83,14 +91,17 @@ class _Round:
                 yield Refuse(waiter.id, _queue_full(model.name))
             elif model.state is ModelState.ABSENT:
                 yield from self._find_room(waiter, model)
-            elif model.state in (ModelState.READY, ModelState.BACKOFF) and self._overdue(waiter, model):
+            elif model.state in _WAITED_FOR and self._overdue(waiter, model):
                 yield Refuse(waiter.id, self._too_late(model))
 
     def _goes_on(self, waiter: WaiterView, model: ModelView) -> bool:
         if model.state is not ModelState.READY:
             return False
-        has_place = model.in_flight < self._view.max_in_flight and model.name not in self._closed
-        return has_place or not waiter.holds_lease
+        if waiter.is_brief:
+            has_place = model.n_brief < MAX_BRIEF
+        else:
+            has_place = model.in_flight - model.n_brief < self._view.max_in_flight
+        return (has_place and model.name not in self._closed) or not waiter.holds_lease
 
     def _find_room(self, waiter: WaiterView, model: ModelView) -> Iterator[Decision]:
         if self._room_is_claimed:
@@ -166,6 +177,12 @@ class _Round:
         if model.state is ModelState.BACKOFF:
             text = f"The model {model.name!r} has failed and is not tried again yet: {model.fault_text}"
             return Fault(FaultCode.MODEL_FAILED, text, retryable=True, retry_after_s=RETRY_AFTER_S)
+        if model.state is ModelState.STOPPING:
+            text = (
+                f"The model {model.name!r} is being stopped, and its process has not ended within "
+                f"{self._view.max_wait_s:g} s: it works on {model.in_flight} requests."
+            )
+            return Fault(FaultCode.DEADLINE_EXCEEDED, text, retryable=True, retry_after_s=RETRY_AFTER_S)
         text = (
             f"The model {model.name!r} had no place for the request within {self._view.max_wait_s:g} s: "
             f"it works on {model.in_flight} others."

@@ -10,7 +10,7 @@ from mlxk.supervisor.budget import Budget
 from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.exits import describe_exit
-from mlxk.supervisor.failures import note_death, settle_failure
+from mlxk.supervisor.failures import note_death, note_progress, settle_failure
 from mlxk.supervisor.loader import Loader
 from mlxk.supervisor.orders import WorkerEvent
 from mlxk.supervisor.records import ModelRecord
@@ -51,6 +51,7 @@ class Attendance:
             case WorkerState.WARM:
                 self._on_warm(event.worker_id, record)
             case WorkerState.LOADING if record is not None and event.progress is not None:
+                note_progress(record, event.progress.done_bytes, time.monotonic())
                 done = {"done_bytes": event.progress.done_bytes, "total_bytes": event.progress.total_bytes}
                 self._pool.events.emit(
                     EventKind.LOAD_PROGRESS, model=record.name, worker=event.worker_id, **done
@@ -70,6 +71,7 @@ class Attendance:
         elif record is not None:
             awaited = record.worker_id if record.state is ModelState.LOADING else record.successor_id
             if worker_id == awaited:
+                record.progress_at = time.monotonic()
                 self._pool.loader.order_load(record, worker_id)
 
     def _on_ready(self, record: ModelRecord, worker_id: str, loaded: Loaded) -> None:
@@ -128,6 +130,7 @@ class Attendance:
             self._pool.waiting.refuse_all(refusal, record.name)
             refuse_restart(record, refusal)
         record.worker_id, record.loaded, record.in_flight, record.unwanted_since = None, None, 0, None
+        record.n_brief = 0
         record.last_load = time.monotonic() if record.state is ModelState.LOADING else record.last_load
         record.state = ModelState.ABSENT
         if not record.worker_ids:

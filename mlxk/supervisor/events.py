@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -96,6 +97,7 @@ class EventBus:
         self._numbers = itertools.count(1)
         self._recent: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._listeners: set[Subscription] = set()
+        self._observers: list[Callable[[Event], None]] = []
         self.closed = False
 
     def emit(self, kind: EventKind, **facts: Any) -> None:
@@ -103,6 +105,12 @@ class EventBus:
         self._recent.append(event)
         for listener in self._listeners:
             listener.put(event)
+        for observe in self._observers:
+            observe(event)
+
+    def observe(self, callback: Callable[[Event], None]) -> None:
+        """Called at once with every event from now on: who counts may lose none. It must not raise."""
+        self._observers.append(callback)
 
     def recent(self, count: int = KEPT_EVENTS, *, after: int = 0) -> list[Event]:
         """The last `count` of the past that are newer than event number `after`, oldest first."""

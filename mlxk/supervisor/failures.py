@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from mlxk.config.settings import Settings
 from mlxk.supervisor import restarts
 from mlxk.supervisor.exits import describe_exit
 from mlxk.supervisor.log_quotes import quote_log
@@ -12,6 +13,9 @@ from mlxk.supervisor.states import ExitReport, ModelState
 from mlxk.workers.protocol import Fault, FaultCode
 
 log = logging.getLogger("mlxk.pool")
+
+WORKER_SLACK_S = 10.0
+"""The worker's own timers come first; these are for what they cannot see."""
 
 
 def note_death(record: ModelRecord, report: ExitReport) -> Fault | None:
@@ -24,6 +28,23 @@ def note_death(record: ModelRecord, report: ExitReport) -> Fault | None:
     if not loading:
         return None
     text = f"The model {record.name!r} could not be loaded: {record.failure}"
+    return Fault(FaultCode.MODEL_LOAD_FAILED, text, retryable=True)
+
+
+def note_progress(record: ModelRecord, done_bytes: int, now: float) -> None:
+    """A load reports. What it has reported before is no progress."""
+    if done_bytes > record.progress_bytes:
+        record.progress_bytes, record.progress_at = done_bytes, now
+
+
+def stuck_load(record: ModelRecord, settings: Settings, now: float) -> Fault | None:
+    """Why the load of a LOADING model is to be ended: it gets no further, and its worker's own timers have
+    not ended it. A load may take as long as it likes while it gets on."""
+    patience_s = max(settings.start_timeout_s, settings.load_stall_s) + WORKER_SLACK_S
+    if record.state is not ModelState.LOADING or now - record.progress_at <= patience_s:
+        return None
+    record.failure = f"its load made no progress for {now - record.progress_at:.0f} s"
+    text = f"The model {record.name!r} could not be loaded: {record.failure}. Its process is ended."
     return Fault(FaultCode.MODEL_LOAD_FAILED, text, retryable=True)
 
 

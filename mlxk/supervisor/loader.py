@@ -103,3 +103,11 @@ class Loader:
             return False, self._settings.keep_alive_s
         keep_alive_s = self._settings.keep_alive_s if own.keep_alive_s is None else own.keep_alive_s
         return own.pinned, keep_alive_s
+
+
+def usable_context(settings: Settings, name: str, context_length: int | None) -> int | None:
+    """Of a model whose files say `context_length`, as its worker will have it: the configuration may take
+    away from it, never add. None: nobody says."""
+    own = settings.models.get(name)
+    lengths = [context_length, own.context_length if own else None]
+    return min((length for length in lengths if length is not None), default=None)

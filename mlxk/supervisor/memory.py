@@ -21,7 +21,7 @@ def default_limit_bytes() -> int:
 
 
 def process_bytes(pid: int) -> int:
-    """Memory that a process holds, 0 if it is gone.
+    """Memory that a process holds, 0 if it is gone or cannot be asked (this process has too many open files).
 
     macOS: the physical footprint, because resident size leaves out most of what Metal holds.
     """
@@ -31,7 +31,7 @@ def process_bytes(pid: int) -> int:
             return footprint
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return 0
 
 

@@ -73,9 +73,12 @@ class Pool:
 
     # -------------------------------------------------------- asked by other tasks
 
-    async def acquire(self, ref: ModelRef, keep_alive_s: float | None = None) -> Lease:
-        """A lease on the model, loading it if need be. Raises FaultError; cancel to stop waiting."""
-        return await self._wait_ready(ref, keep_alive_s, holds_lease=True)
+    async def acquire(
+        self, ref: ModelRef, keep_alive_s: float | None = None, *, is_brief: bool = False
+    ) -> Lease:
+        """A lease on the model, loading it if need be. Raises FaultError; cancel to stop waiting.
+        `is_brief`: for work that takes no place in the model's batch."""
+        return await self._wait_ready(ref, keep_alive_s, holds_lease=True, is_brief=is_brief)
 
     async def ensure_loaded(self, ref: ModelRef) -> None:
         """Wait until the model is READY. A FAILED one gets a new chance: this is the explicit request."""
@@ -133,8 +136,10 @@ class Pool:
     def queued(self, name: str) -> int:
         return self._state.waiting.queued(name)
 
-    async def _wait_ready(self, ref: ModelRef, keep_alive_s: float | None, *, holds_lease: bool) -> Lease:
-        waiter = self._state.waiting.new(ref.name, holds_lease=holds_lease)
+    async def _wait_ready(
+        self, ref: ModelRef, keep_alive_s: float | None, *, holds_lease: bool, is_brief: bool = False
+    ) -> Lease:
+        waiter = self._state.waiting.new(ref.name, holds_lease=holds_lease, is_brief=is_brief)
         self._inbox.put_nowait(lambda: self._state.on_wait(waiter, ref, keep_alive_s))
         try:
             return await waiter.granted

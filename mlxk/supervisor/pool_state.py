@@ -19,7 +19,7 @@ from mlxk.supervisor.attendance import Attendance
 from mlxk.supervisor.budget import Budget
 from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.events import EventBus, EventKind
-from mlxk.supervisor.failures import forgive
+from mlxk.supervisor.failures import forgive, stuck_load
 from mlxk.supervisor.load_plan import LoadPlan, plan_load
 from mlxk.supervisor.loader import Loader
 from mlxk.supervisor.measured import MeasuredPeaks
@@ -88,6 +88,7 @@ class PoolState:
             return
         if record.worker_id == lease.worker_id:
             record.in_flight -= 1
+            record.n_brief -= lease.is_brief
             record.last_used = time.monotonic()
         elif lease.worker_id in record.leaving:
             record.leaving[lease.worker_id] -= 1
@@ -256,9 +257,10 @@ class PoolState:
         assert record.worker_id is not None
         if waiter.holds_lease:
             record.in_flight += 1
+            record.n_brief += waiter.is_brief
         record.last_used = time.monotonic()
         # Its task runs before any later order of ours: a drain finds its request at the worker already.
-        waiter.granted.set_result(Lease(record.name, record.worker_id))
+        waiter.granted.set_result(Lease(record.name, record.worker_id, waiter.is_brief))
 
     def _evict(self, name: str, reason: str) -> None:
         """`reason`: "room", "keep_alive" or "abandoned"."""
@@ -273,7 +275,8 @@ class PoolState:
     def _start_load(self, record: ModelRecord) -> None:
         try:
             self.budget.prepare(record)
-            record.load_began = time.monotonic()
+            record.load_began = record.progress_at = time.monotonic()
+            record.progress_bytes = -1
             record.worker_id, is_warm = self.loader.start(record)
         except OSError as error:
             reason = Fault(FaultCode.MODEL_LOAD_FAILED, f"No process could be started: {error}", True)
@@ -309,6 +312,10 @@ class PoolState:
     def on_tick(self) -> None:
         now = time.monotonic()
         for record in self.records.values():
+            if (reason := stuck_load(record, self._settings, now)) is not None:
+                log.error("%s", reason.message)
+                self.waiting.refuse_all(reason, record.name)
+                self._end_workers(record, StopOrder(reason, 0, 0, kill=True))
             if record.state is ModelState.BACKOFF and now >= record.retry_at:
                 record.state = ModelState.ABSENT
             abandoned = record.unwanted_since is not None and now - record.unwanted_since >= ABANDON_GRACE_S

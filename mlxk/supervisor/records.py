@@ -19,6 +19,7 @@ class Lease:
 
     model: str
     worker_id: str
+    is_brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Waiter:
     granted: asyncio.Future[Lease]
     holds_lease: bool = True
     """False for an explicit load: it only waits for READY."""
+    is_brief: bool = False
+    """It takes no place in the batch: tokenizing."""
     since: float = field(default_factory=time.monotonic)
 
 
@@ -65,6 +68,8 @@ class ModelRecord:
     worker_id: str | None = None
     loaded: Loaded | None = None
     in_flight: int = 0
+    n_brief: int = 0
+    """Of `in_flight`, those that take no place in the batch."""
     last_used: float = 0.0
     loads: int = 0
     restarts: int = 0
@@ -110,6 +115,9 @@ class ModelRecord:
     load_began: float = 0.0
     last_load: float = 0.0
     """When a load of it ended last."""
+    progress_at: float = 0.0
+    """When its load got further last: a process, or bytes of weights."""
+    progress_bytes: int = -1
     batch_end: int = 0
     """See `ModelView`."""
 
@@ -132,6 +140,7 @@ class ModelRecord:
             has_successor=self.successor_id is not None,
             n_leaving=len(self.leaving),
             in_flight=self.in_flight,
+            n_brief=self.n_brief,
             queued=queued,
             last_used=self.last_used,
             keep_alive_s=self.keep_alive_s,

@@ -15,16 +15,20 @@ from mlxk.store.catalog import Catalog, ModelRef
 from mlxk.store.errors import AmbiguousModelError, UnhealthyModelError, UnknownModelError
 from mlxk.store.inspection import ModelFacts, inspect_model
 from mlxk.supervisor.crew import Crew
+from mlxk.supervisor.display import model_data
 from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.job import Job
+from mlxk.supervisor.loader import usable_context
+from mlxk.supervisor.measures import PoolMeasures, measure
 from mlxk.supervisor.memory import default_limit_bytes, process_bytes
+from mlxk.supervisor.meters import Meters
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.records import ModelRecord, StopResult
 from mlxk.supervisor.reloading import Reloader
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
-from mlxk.workers.protocol import CacheStats, Fault, FaultCode, FaultError, Generate, WorkerStats, fault
+from mlxk.workers.protocol import Fault, FaultCode, FaultError, Work, fault
 
 REFRESH_TIMEOUT_S = 0.25
 """A worker's I/O thread answers within milliseconds; one that is stuck or starting is shown as last known."""
@@ -50,6 +54,8 @@ class Service:
         self.catalog = catalog
         self.url = ""
         self.events = events or EventBus()
+        self.meters = Meters()
+        self.events.observe(self.meters.on_event)
         self.reloader: Reloader | None = None
         self.restart: Callable[[bool, float | None], None] | None = None
         """Both set by the lifecycle, unless the server is private."""
@@ -89,14 +95,13 @@ class Service:
 
     async def load_counts(self) -> dict[str, int]:
         """What is at work right now, down to the workers' own word. All zero, but for `tasks`, when idle."""
-        workers = list(self._crew.workers.values())
-        await asyncio.gather(*(worker.refresh(REFRESH_TIMEOUT_S) for worker in workers))
+        await self._refresh()
         return {
             "jobs": len(self._jobs),
             "mailboxes": self._switchboard.open_requests(),
             "waiters": sum(self._pool.queued(record.name) for record in self._pool.records()),
             "leases": sum(record.in_flight for record in self._pool.records()),
-            "sequences": sum(worker.vitals.stats.in_flight for worker in workers),
+            "sequences": sum(w.vitals.stats.in_flight for w in self._crew.workers.values()),
             "listeners": self.events.n_listeners,
             "tasks": len(asyncio.all_tasks()),
         }
@@ -181,7 +186,7 @@ class Service:
         return {
             "name": ref.name,
             "created": int(ref.modified_at),
-            "context_length": facts.context_length,
+            "context_length": usable_context(self.settings, ref.name, facts.context_length),
             "loaded": ref.name in self.loaded_names(),
             "capabilities": facts.capabilities,
             "healthy": facts.healthy,
@@ -189,7 +194,7 @@ class Service:
 
     # ---------------------------------------------------------------------- work
 
-    async def submit(self, model: str, request: Generate, *, keep_alive_s: float | None = None) -> Job:
+    async def submit(self, model: str, request: Work, *, keep_alive_s: float | None = None) -> Job:
         """Start a request. Raises FaultError for what is known to fail at once; all else comes as events."""
         self._refuse_if_closing()
         ref = await self.resolve(model)
@@ -200,6 +205,7 @@ class Service:
             self._switchboard,
             keep_alive_s=keep_alive_s,
             abort_grace_s=self.settings.abort_grace_s,
+            meters=self.meters,
         )
         self._jobs.add(job)
         job.on_done(self._jobs.discard)
@@ -282,10 +288,18 @@ class Service:
 
     # ------------------------------------------------------------------- display
 
-    async def pool_data(self) -> dict[str, Any]:
-        """The `data` of `mlxk ps --json` and of `GET /pool`, with what the workers say now."""
+    async def measures(self) -> PoolMeasures:
+        """For `GET /metrics`: all models asked for since the start, with what their workers say now."""
+        await self._refresh()
+        return measure(self._pool, self._crew.workers, self.meters, self._began)
+
+    async def _refresh(self) -> None:
         workers = list(self._crew.workers.values())
         await asyncio.gather(*(worker.refresh(REFRESH_TIMEOUT_S) for worker in workers))
+
+    async def pool_data(self) -> dict[str, Any]:
+        """The `data` of `mlxk ps --json` and of `GET /pool`, with what the workers say now."""
+        await self._refresh()
         return {
             "server": {
                 "pid": os.getpid(),
@@ -296,7 +310,11 @@ class Service:
                 "memory_bytes": process_bytes(os.getpid()),
                 "spare": self._pool.describe_spare(),
             },
-            "models": [self._model_data(r) for r in self._pool.records() if self._is_shown(r)],
+            "models": [
+                model_data(record, self._worker(record), self._pool.queued(record.name))
+                for record in self._pool.records()
+                if self._is_shown(record)
+            ],
         }
 
     def _is_shown(self, record: ModelRecord) -> bool:
@@ -306,49 +324,6 @@ class Service:
 
     def _worker(self, record: ModelRecord) -> Worker | None:
         return self._crew.workers.get(record.worker_id) if record.worker_id else None
-
-    def _model_data(self, record: ModelRecord) -> dict[str, Any]:
-        worker = self._worker(record)
-        stats = worker.vitals.stats if worker else WorkerStats()
-        cache: CacheStats = stats.cache
-        now = time.monotonic()
-        return {
-            "name": record.name,
-            "id": record.ref.id,
-            "state": record.state.value,
-            "pid": worker.vitals.pid if worker else None,
-            "worker": record.worker_id,
-            "size_bytes": record.ref.size_bytes,
-            "memory_bytes": process_bytes(worker.vitals.pid) if worker else 0,
-            "cache": {
-                "entries": cache.entries,
-                "bytes": cache.bytes,
-                "hits": cache.hits,
-                "misses": cache.misses,
-                "reused_tokens": cache.reused_tokens,
-            },
-            "in_flight": record.in_flight + sum(record.leaving.values()),
-            "queued": self._pool.queued(record.name),
-            "tokens_per_s": round(worker.vitals.tokens_per_s, 1) if worker else 0.0,
-            "until": _until(record, now),
-            "uptime_s": round(now - (record.ready_at if record.loaded else worker.vitals.started_at), 1)
-            if worker
-            else 0.0,
-            "load_progress": worker.vitals.load_progress if worker else None,
-            "restarts": record.restarts,
-            "crashes": record.crashes,
-            "pinned": record.pinned,
-            "last_error": record.last_error,
-        }
-
-
-def _until(record: ModelRecord, now: float) -> float | None:
-    """Seconds until an idle model is let go; -1 for never, None while it is not idle."""
-    if record.state is not ModelState.READY or record.in_flight:
-        return None
-    if record.pinned or record.keep_alive_s < 0:
-        return -1
-    return round(max(0.0, record.last_used + record.keep_alive_s - now), 1)
 
 
 def _shown(name: str) -> str:

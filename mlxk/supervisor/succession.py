@@ -43,7 +43,7 @@ class Succession:
         assert old is not None
         assert order is not None
         record.leaving[old] = record.in_flight
-        record.worker_id, record.successor_id, record.in_flight = new, None, 0
+        record.worker_id, record.successor_id, record.in_flight, record.n_brief = new, None, 0, 0
         record.state, record.failure = ModelState.READY, None
         record.memory_before_stop = self._loader.memory_of(old)
         self._events.emit(EventKind.REPLACED, model=record.name, worker=new, old_worker=old)

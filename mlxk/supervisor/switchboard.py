@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import zmq
@@ -17,8 +18,8 @@ from mlxk.workers.protocol import (
     Deltas,
     Failed,
     Fault,
-    Finished,
     FromWorker,
+    LastWord,
     Progress,
     ProtocolError,
     Started,
@@ -118,7 +119,7 @@ class Switchboard:
         """End one request from our side."""
         self._deliver_end(request_id, Failed(request_id, reason))
 
-    def _deliver_end(self, request_id: str, event: Finished | Failed) -> None:
+    def _deliver_end(self, request_id: str, event: LastWord) -> None:
         found = self._mailboxes.pop(request_id, None)
         if found is None:
             return  # ended already: by its worker's death, or a late word after an abort
@@ -159,11 +160,12 @@ class Switchboard:
         mailboxes = self._mailboxes
         for message in messages:
             if type(message) is Deltas:
+                now = time.monotonic()
                 for delta in message.items:
                     found = mailboxes.get(delta.id)
                     if found is not None:
-                        found[1].put(delta)
-            elif isinstance(message, Finished | Failed):
+                        found[1].put_delta(delta, now)
+            elif isinstance(message, LastWord):
                 self._deliver_end(message.id, message)
             elif isinstance(message, Started | Progress):
                 found = mailboxes.get(message.id)

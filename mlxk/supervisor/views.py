@@ -42,6 +42,8 @@ class ModelView:
     """Highest id of the waiters that had queued when its turn began: these are served in this turn."""
     n_draining: int = 0
     """Of `n_leaving`, those that still work on requests: for as long as these take."""
+    n_brief: int = 0
+    """Of `in_flight`, those that take no place in the batch (tokenizing)."""
 
     @property
     def idle(self) -> bool:
@@ -69,6 +71,7 @@ class WaiterView:
     holds_lease: bool = True
     """False for an explicit load: it takes no place in the batch."""
     since: float = 0.0
+    is_brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class PoolView:
     max_models: int
     """0: no limit of number."""
     max_in_flight: int
-    """Leases per model."""
+    """Leases per model, of those that take a place in its batch."""
     models: tuple[ModelView, ...]
     waiters: tuple[WaiterView, ...]
     """In the order of their arrival."""

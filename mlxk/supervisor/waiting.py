@@ -17,10 +17,10 @@ class WaitingRoom:
         self._numbers = itertools.count(1)
         self._waiters: dict[int, Waiter] = {}
 
-    def new(self, model: str, *, holds_lease: bool) -> Waiter:
+    def new(self, model: str, *, holds_lease: bool, is_brief: bool = False) -> Waiter:
         """Not in the room yet."""
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        return Waiter(next(self._numbers), model, granted, holds_lease)
+        return Waiter(next(self._numbers), model, granted, holds_lease, is_brief)
 
     def enter(self, waiter: Waiter) -> None:
         self._waiters[waiter.id] = waiter
@@ -51,4 +51,6 @@ class WaitingRoom:
         return bool(self._waiters)
 
     def views(self) -> tuple[WaiterView, ...]:
-        return tuple(WaiterView(w.id, w.model, w.holds_lease, w.since) for w in self._waiters.values())
+        return tuple(
+            WaiterView(w.id, w.model, w.holds_lease, w.since, w.is_brief) for w in self._waiters.values()
+        )

@@ -116,6 +116,8 @@ class Worker:
         self._rate_since = now
         self._rate_from = 0
         self._askers: list[asyncio.Future[None]] = []
+        self._loaded_bytes = -1
+        """By the load's last word. The same word again is no progress."""
         switchboard.connect_worker(worker_id, self.post, lambda: self.post(_Idle()))
 
     def post(self, message: _Post) -> None:
@@ -205,14 +207,17 @@ class Worker:
             log.error("%s was asked to load %s while %s", self.id, spec.name, self._state)
             return
         self.vitals.load_progress = 0.0
+        self._loaded_bytes = -1
         self._deadline = time.monotonic() + self._settings.load_stall_s
         self._switchboard.send(self.id, spec)
         self._move(WorkerState.LOADING)
 
     def _on_load_progress(self, progress: LoadProgress) -> None:
         if self._state is WorkerState.LOADING:
-            # A load is judged by its progress, not by its length: 100 GB take their time.
-            self._deadline = time.monotonic() + self._settings.load_stall_s
+            if progress.done_bytes > self._loaded_bytes:
+                # A load is judged by its progress, not by its length: 100 GB take their time.
+                self._loaded_bytes = progress.done_bytes
+                self._deadline = time.monotonic() + self._settings.load_stall_s
             self.vitals.load_progress = progress.done_bytes / max(1, progress.total_bytes)
             self._tell(WorkerEvent(self.id, self._state, progress=progress))
 

@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -44,7 +45,8 @@ class Channel:
         self._address = address
         self._identity = identity.encode()
         self._stats = stats
-        self._inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Messages to the worker, and what its own threads post."""
         self._outbox: deque[list[FromWorker]] = deque()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -59,9 +61,9 @@ class Channel:
 
     # ------------------------------------------------------------ engine thread
 
-    def take(self, *, block: bool) -> list[ToWorker]:
-        """All messages that have come; waits for one if `block`."""
-        messages: list[ToWorker] = []
+    def take(self, *, block: bool) -> list[Any]:
+        """All messages that have come, and what was posted; waits for one if `block`."""
+        messages: list[Any] = []
         if block:
             messages.append(self._inbox.get())
         while True:
@@ -74,6 +76,10 @@ class Channel:
         """Hand a frame to the I/O thread. Never blocks."""
         self._outbox.append(messages)
         self._wake()
+
+    def post(self, message: object) -> None:
+        """Hand the engine thread something that does not come from the front. From any thread."""
+        self._inbox.put(message)
 
     def request_shutdown(self) -> None:
         """As if a Shutdown had arrived. Safe in a signal handler (`SimpleQueue.put` is reentrant)."""

@@ -16,9 +16,12 @@ class Detokenizer:
     markers are special in some vocabularies.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: int | None = None) -> None:
+        """`before`: the last token of the text that this one continues. Sentencepiece vocabularies drop the
+        space of a text's first word, and the first word of a continuation is none."""
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=False)
+        self._before = before
+        self._stream = self._new_stream()
         self._pending: list[int] = []
         """Ids since the last text: an unfinished character."""
 
@@ -30,7 +33,7 @@ class Detokenizer:
             # "Invalid prefix": some decoders rewrite earlier text at odd byte sequences. Begin anew
             # here; only the unfinished bytes before this token turn into a replacement character.
             lost = self.flush()
-            self._stream = DecodeStream(skip_special_tokens=False)
+            self._stream = self._new_stream()
             return lost + self._kept(token, self._stream.step(self._tokenizer, token))
         return self._kept(token, text)
 
@@ -39,7 +42,15 @@ class Detokenizer:
             self._pending.append(token)
             return ""
         self._pending.clear()
+        self._before = token
         return text
+
+    def _new_stream(self) -> DecodeStream:
+        if self._before is not None:
+            text = self._tokenizer.decode([self._before], skip_special_tokens=False)
+            if text and "\ufffd" not in text:  # half a character would come out with the text
+                return DecodeStream(ids=[self._before], skip_special_tokens=False)
+        return DecodeStream(skip_special_tokens=False)
 
     def flush(self) -> str:
         """The end: an unfinished character becomes U+FFFD, as in a whole decode."""

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from mlxk.workers.protocol import FromWorker, Generate, Load, Loaded, WorkerStats
+from mlxk.workers.protocol import (
+    Detokenize,
+    Detokenized,
+    FromWorker,
+    Generate,
+    Load,
+    Loaded,
+    Tokenize,
+    Tokenized,
+    WorkerStats,
+)
 
 
 class LoadCancelled(Exception):
@@ -17,7 +27,8 @@ ProgressCallback = Callable[[int, int], None]
 
 
 class Engine(Protocol):
-    """A model and its batch. All methods are called by the engine thread, `stats` by any."""
+    """A model and its batch. All methods are called by the engine thread, `stats` by any; `prepare`,
+    `tokenize` and `detokenize` by the clerk's, beside a step: they make no MLX call."""
 
     name: str
 
@@ -32,14 +43,24 @@ class Engine(Protocol):
     def load(self, spec: Load, progress: ProgressCallback) -> Loaded:
         """Read the model. Raises FaultError with a message for the user, or LoadCancelled."""
 
-    def submit(self, request: Generate) -> list[FromWorker]:
-        """Take a request into the batch. Raises FaultError if it cannot run; others are unaffected."""
+    def prepare(self, request: Generate) -> Any:
+        """The part of `submit` that takes long with a long prompt. Raises FaultError."""
+
+    def submit(self, request: Generate, prepared: Any = None) -> list[FromWorker]:
+        """Take a request into the batch, with what `prepare` returned if it was called. Raises FaultError if
+        it cannot run; others are unaffected."""
 
     def step(self) -> list[FromWorker]:
         """Advance all requests by one token or one prefill chunk."""
 
     def abort(self, request_id: str) -> list[FromWorker]:
         """End a request now, keeping its prefix. Unknown ids are ignored."""
+
+    def tokenize(self, request: Tokenize) -> Tokenized:
+        """The tokens that `submit` would make of the same prompt. Raises FaultError."""
+
+    def detokenize(self, request: Detokenize) -> Detokenized:
+        """Raises FaultError for ids outside of the vocabulary."""
 
     def trim_cache(self, max_bytes: int, memory_bytes: int | None = None) -> int:
         """Keep the prefix cache within `max_bytes` from now on, and the process within `memory_bytes`.

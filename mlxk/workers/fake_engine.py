@@ -1,9 +1,11 @@
 """The stand-in engine of the tests: real process, real protocol, no model, and faults at will.
 
 It answers `w0 w1 w2 …` (a word a token, `max_tokens` of them, 16 by default), the same for the same
-request. Its faults are switched by `fake.json` in the model's folder or by `Load.options`:
+request. Its tokens are the UTF-8 bytes of a text, or of the messages as JSON. Its faults are switched by
+`fake.json` in the model's folder or by `Load.options`:
 
     load_s, load_fails, load_hangs, die_in_load      what happens while loading
+    prepare_s                                        how long the clerk takes over a long prompt
     prefill_steps, prefill_step_s                    how long a prompt takes (all of a step's time, not more)
     step_s, crash_at_step, hang_at_step              what happens while generating
     ignore_sigterm, slow_abort_s, deaf_to_shutdown   what happens when it should end
@@ -11,6 +13,7 @@ request. Its faults are switched by `fake.json` in the model's folder or by `Loa
     print_lines, binary_output_bytes                 the same: given lines; escapes and all other bytes
     grandchild                                       starts a process that holds the log's pipe and lives on
     fail_request: text                               a prompt with this text fails alone
+    tokenize_s                                       how long tokenizing takes
     memory_bytes                                     what it claims to hold
     hold_bytes, entry_bytes                          what it does hold: itself, and a prompt in its cache
 
@@ -36,6 +39,8 @@ from mlxk.workers.protocol import (
     Capabilities,
     Delta,
     Deltas,
+    Detokenize,
+    Detokenized,
     FaultCode,
     Finished,
     FinishReason,
@@ -45,6 +50,8 @@ from mlxk.workers.protocol import (
     Loaded,
     Progress,
     Started,
+    Tokenize,
+    Tokenized,
     Usage,
     WorkerStats,
     fault,
@@ -120,7 +127,10 @@ class FakeEngine:
         progress(1000, 1000)
         return Loaded(CONTEXT, 1000, 1000, time.monotonic() - began, Capabilities(tools=True))
 
-    def submit(self, request: Generate) -> list[FromWorker]:
+    def prepare(self, request: Generate) -> None:
+        time.sleep(float(self._faults.get("prepare_s", 0)))
+
+    def submit(self, request: Generate, prepared: Any = None) -> list[FromWorker]:
         text = json.dumps(request.messages or request.prompt or request.tokens)
         unwanted = self._faults.get("fail_request")
         if unwanted and unwanted in text:
@@ -181,6 +191,20 @@ class FakeEngine:
             return []
         time.sleep(float(self._faults.get("slow_abort_s", 0)))
         return [self._end(sequence, FinishReason.ABORT)]
+
+    def tokenize(self, request: Tokenize) -> Tokenized:
+        time.sleep(float(self._faults.get("tokenize_s", 0)))
+        chat = None if request.messages is None else json.dumps(request.messages, ensure_ascii=False)
+        tokens = list((chat or request.prompt or "").encode())
+        names = [f"<{token:02x}>" for token in tokens] if request.return_token_strs else None
+        return Tokenized(request.id, tokens, CONTEXT, names)
+
+    def detokenize(self, request: Detokenize) -> Detokenized:
+        time.sleep(float(self._faults.get("tokenize_s", 0)))
+        if not all(0 <= token < 256 for token in request.tokens):
+            message = "A token id is outside of the vocabulary (0 to 255)."
+            raise fault(FaultCode.INVALID_REQUEST, message, param="tokens")
+        return Detokenized(request.id, bytes(request.tokens).decode(errors="replace"))
 
     def trim_cache(self, max_bytes: int, memory_bytes: int | None = None) -> int:
         before = sum(map(len, self._seen.values()))

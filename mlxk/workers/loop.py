@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from mlxk.workers.channel import Channel
+from mlxk.workers.clerk import Clerk, Prepared, is_long
 from mlxk.workers.engine import Engine, LoadCancelled
 from mlxk.workers.protocol import (
     Abort,
+    Detokenize,
     Drain,
     Failed,
     Fault,
     FaultCode,
     FaultError,
-    Finished,
     FromWorker,
     Generate,
+    LastWord,
     Load,
     LoadFailed,
     LoadProgress,
     Shutdown,
+    Tokenize,
     ToWorker,
     TrimCache,
     Trimmed,
@@ -32,11 +36,12 @@ PROGRESS_INTERVAL_S = 0.1
 
 
 class EngineLoop:
-    """Runs one engine until it is told to stop. Every Generate gets exactly one last word."""
+    """Runs one engine until it is told to stop. Every request gets exactly one last word."""
 
     def __init__(self, engine: Engine, channel: Channel) -> None:
         self._engine = engine
         self._channel = channel
+        self._clerk = Clerk(engine, channel)
         self._loaded = False
         self._draining = False
         self._stopping = False
@@ -49,15 +54,24 @@ class EngineLoop:
                 self._handle(message)
             if not self._stopping and not self._engine.idle:
                 self._emit(self._engine.step())
+        self._clerk.close()
         self._abort_all()
         self._engine.close()
 
-    def _handle(self, message: ToWorker) -> None:
+    def _handle(self, message: ToWorker | Prepared) -> None:
         match message:
             case Generate():
-                self._submit(message)
+                if not self._refused(message.id):
+                    self._take(message)
+            case Prepared():
+                if self._clerk.hand_back(message):
+                    self._submit(message.request, message.prompt)
+            case Tokenize() | Detokenize():
+                if not self._refused(message.id):
+                    self._clerk.take(message)
             case Abort():
-                self._emit(self._engine.abort(message.id))
+                if not self._clerk.abort(message.id):
+                    self._emit(self._engine.abort(message.id))
             case Load():
                 self._load(message)
             case TrimCache():
@@ -69,18 +83,31 @@ class EngineLoop:
             case Shutdown():
                 self._stopping = True
 
-    def _submit(self, request: Generate) -> None:
-        if self._draining or self._stopping or not self._loaded:
-            reason = "is stopping" if self._loaded else "has no model"
-            refusal = Fault(FaultCode.MODEL_STOPPED, f"The model's process {reason}; try again.", True)
-            self._channel.send([Failed(request.id, refusal)])
-            return
+    def _refused(self, request_id: str) -> bool:
+        """Tells the request so, if there is no model to work on it."""
+        if self._loaded and not (self._draining or self._stopping):
+            return False
+        reason = "is stopping" if self._loaded else "has no model"
+        refusal = Fault(FaultCode.MODEL_STOPPED, f"The model's process {reason}; try again.", True)
+        self._channel.send([Failed(request_id, refusal)])
+        return True
+
+    def _take(self, request: Generate) -> None:
+        if is_long(request):
+            self._clerk.take(request)
+        else:
+            self._submit(request)
+
+    def _submit(self, request: Generate, prompt: Any = None) -> None:
+        """`prompt`: what the clerk has made of it already."""
         self._live.add(request.id)
         try:
-            self._emit(self._engine.submit(request))
+            self._emit(self._engine.submit(request, prompt))
         except FaultError as error:
             self._emit([Failed(request.id, error.fault)])
-        except Exception as error:  # a request must never take the engine down with it
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # must not take the engine down: also a tokenizer's panic (Rust)
             log.exception("request %s could not start", request.id)
             message = f"The request could not be started: {type(error).__name__}: {error}"
             self._emit([Failed(request.id, Fault(FaultCode.ENGINE_ERROR, message))])
@@ -114,9 +141,7 @@ class EngineLoop:
     def _emit(self, messages: list[FromWorker]) -> None:
         if messages:
             self._channel.send(messages)
-            self._live.difference_update(
-                message.id for message in messages if isinstance(message, Finished | Failed)
-            )
+            self._live.difference_update(message.id for message in messages if isinstance(message, LastWord))
 
     def _abort_all(self) -> None:
         for request_id in list(self._live):

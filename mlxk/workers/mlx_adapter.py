@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def _leaves(cache: Iterable[Any]) -> Iterable[Any]:
 class BatchToken:
     uid: int
     token: int
+    logprobs: mx.array
+    """(vocabulary,) after processors and before temperature, normalized, computed; in the model's type."""
     finish: str | None
     """None, "stop" (`token` is one of the stop ids) or "length"."""
     cache: list[Any] | None
@@ -254,7 +257,10 @@ class Batch:
         generator.prefill_step_size = self._busy_prefill_chunk if decoding else self._prefill_chunk
         prompts, tokens = generator.next()
         return (
-            [BatchToken(r.uid, r.token, r.finish_reason, r.prompt_cache, r.all_tokens) for r in tokens],
+            [
+                BatchToken(r.uid, r.token, r.logprobs, r.finish_reason, r.prompt_cache, r.all_tokens)
+                for r in tokens
+            ],
             [_batch_progress(r) for r in prompts],
         )
 
@@ -281,7 +287,7 @@ class Batch:
         """Shared by all requests with the same ids: the automaton is built once."""
         found = self._stops.get(stop_ids)
         if found is None:
-            if len(self._stops) > 256:
+            if len(self._stops) > 32:
                 self._stops.clear()
             found = self._stops[stop_ids] = StopSequences([(token,) for token in sorted(stop_ids)])
         return found
@@ -295,26 +301,61 @@ def _batch_progress(response: Any) -> BatchProgress:
 # ---------------------------------------------------------------------------- text
 
 
+@dataclass(frozen=True, slots=True)
+class MarkerMachine:
+    machine: TextStateMachine
+    ends: re.Pattern[str]
+    """Just behind each character that may complete a marker."""
+
+
 class MarkerSplitter:
     """A sequence's position in a model's thinking and tool markers (`pipeline.TextSplitter`)."""
 
-    def __init__(self, machine: TextStateMachine, initial: str) -> None:
-        self._state = machine.make_state(initial)
+    def __init__(self, machine: MarkerMachine, initial: str) -> None:
+        self._machine = machine
+        self._state = machine.machine.make_state(initial)
 
     @property
     def state(self) -> str:
         return str(self._state[0])
 
-    def split(self, text: str) -> list[tuple[str, str]]:
-        self._state, segments = TextStateMachine.split(self._state, text)
-        return [(state or "normal", part) for state, part in segments]
+    @property
+    def holds_text(self) -> bool:
+        return bool(self._state[3])
+
+    def split(self, text: str) -> Iterator[tuple[str, str]]:
+        # At most one marker in each piece, at its end: whoever reads may `enter` another state after it.
+        for piece in self._machine.ends.split(text):
+            self._state, segments = TextStateMachine.split(self._state, piece)
+            for state, part in segments:
+                yield state or "normal", part
+
+    def enter(self, state: str) -> None:
+        self._state = self._machine.machine.make_state(state)
 
     def flush(self) -> tuple[str, str]:
         self._state, rest, state = TextStateMachine.flush(self._state)
         return state or "normal", rest
 
 
-def marker_machine(tokenizer: Any) -> TextStateMachine:
+def marker_machine(tokenizer: Any, *, with_tools: bool = True) -> MarkerMachine:
     """The state machine of a tokenizer's thinking and tool markers. Without stop strings: it deletes those
     that are not aligned with tokens and generates on."""
-    return make_text_state_machine(tokenizer)
+    # Formats with headers know from the header what follows; a call without tools must not end up in one.
+    seen = tokenizer if with_tools or tokenizer.response_transitions else _WithoutTools(tokenizer)
+    markers = [seen.think_start, seen.think_end, *seen.structural_markers]
+    markers += [text for edges in seen.response_transitions.values() for text, _ in edges]
+    if seen.has_tool_calling:
+        markers += [seen.tool_call_start, seen.tool_call_end]
+    last = "".join(sorted({re.escape(marker[-1]) for marker in markers if marker}))
+    return MarkerMachine(make_text_state_machine(seen), re.compile(f"(?<=[{last}])" if last else r"(?!)"))
+
+
+class _WithoutTools:
+    has_tool_calling = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)

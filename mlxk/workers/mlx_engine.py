@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ import mlx.core as mx  # noqa: E402  (the environment above must be set before t
 
 from mlxk.store.builtin import builtin_path  # noqa: E402
 from mlxk.workers import mlx_adapter as adapter  # noqa: E402
+from mlxk.workers.constraints import Constraint, Constraints  # noqa: E402
 from mlxk.workers.detokenizer import Detokenizer, SlowDetokenizer  # noqa: E402
 from mlxk.workers.engine import ProgressCallback  # noqa: E402
-from mlxk.workers.model_facts import context_length, generation_config, tool_format, vocab_size  # noqa: E402
-from mlxk.workers.pipeline import TextPipeline  # noqa: E402
+from mlxk.workers.logprobs import TokenBytes, TracedPipeline, measure  # noqa: E402
+from mlxk.workers.markers import Markers  # noqa: E402
+from mlxk.workers.model_facts import context_length, generation_config, vocab_size  # noqa: E402
+from mlxk.workers.pipeline import TextPipeline, TextSplitter  # noqa: E402
 from mlxk.workers.prefix_cache import PrefixCache  # noqa: E402
 from mlxk.workers.prompts import Prompt, PromptBuilder  # noqa: E402
 from mlxk.workers.protocol import (  # noqa: E402
@@ -32,9 +36,12 @@ from mlxk.workers.protocol import (  # noqa: E402
     Capabilities,
     Delta,
     Deltas,
+    Detokenize,
+    Detokenized,
     Failed,
     Fault,
     FaultCode,
+    FaultError,
     Finished,
     FinishReason,
     FromWorker,
@@ -43,12 +50,15 @@ from mlxk.workers.protocol import (  # noqa: E402
     Loaded,
     Progress,
     Started,
+    Tokenize,
+    Tokenized,
     WorkerStats,
     fault,
 )
 from mlxk.workers.sampling import Samplers, check_sampling  # noqa: E402
 from mlxk.workers.sequences import Sequence, ending, segments  # noqa: E402
 from mlxk.workers.serial_batch import SerialBatch  # noqa: E402
+from mlxk.workers.vocabulary import Vocabulary  # noqa: E402
 
 log = logging.getLogger("mlxk.worker")
 
@@ -111,9 +121,16 @@ class MlxEngine:
         self._prefixes = PrefixCache(spec.cache_bytes, adapter.KVCacheOps())
         self._batch = self._new_batch()
         self._prompts = PromptBuilder(found.tokenizer, self._vocab_size, find_boundaries=self._untrimmable)
+        self._vocabulary = Vocabulary(
+            found.tokenizer, self._prompts, size=self._vocab_size, context_length=self._context
+        )
         self._samplers = Samplers(self._vocab_size, generation_config(Path(spec.path)))
-        self._markers = adapter.marker_machine(found.tokenizer)
-        self._tool_format = tool_format(found.tokenizer)
+        self._markers = Markers(found.tokenizer)
+        self._tool_format = self._markers.tool_format
+        self._constraints = Constraints(
+            found.tokenizer, lambda initial: self._markers.splitter(initial, with_tools=True)
+        )
+        self._bytes = TokenBytes(found.tokenizer)
         self._fast_tokenizer = getattr(found.tokenizer, "backend_tokenizer", None)
         self._note_memory()
         return Loaded(
@@ -124,7 +141,7 @@ class MlxEngine:
             capabilities=Capabilities(
                 chat=True,
                 tools=self._tool_format is not None,
-                reasoning=bool(found.tokenizer.has_thinking),
+                reasoning=self._markers.has_reasoning,
             ),
         )
 
@@ -168,12 +185,16 @@ class MlxEngine:
 
     # ------------------------------------------------------------------ requests
 
-    def submit(self, request: Generate) -> list[FromWorker]:
+    def prepare(self, request: Generate) -> Prompt:
+        return self._prompts.build(request)
+
+    def submit(self, request: Generate, prepared: Prompt | None = None) -> list[FromWorker]:
         if request.id in self._by_id:
             raise fault(FaultCode.INTERNAL, f"The request id {request.id} is in use.")
-        prompt = self._prompts.build(request)
+        prompt = prepared or self.prepare(request)
         max_tokens = self._max_tokens(request, len(prompt.tokens))
         self._check_sampling(request)
+        constraint = self._constraints.constraint(request, prompt)
         match = self._prefixes.fetch(prompt.tokens)
         sequence = Sequence(
             request=request,
@@ -182,13 +203,20 @@ class MlxEngine:
             tokens=list(prompt.tokens),
             cached=match.n_tokens,
             max_tokens=max_tokens,
-            pipeline=self._pipeline(request, prompt),
+            pipeline=self._pipeline(request, prompt, constraint),
+            constraint=constraint,
             boundaries=set(prompt.boundaries) if self._untrimmable else set(),
         )
         self._insert(sequence, match.cache, match.n_tokens)
         self._prompt_tokens += len(prompt.tokens)
         self._note_memory()
         return [Started(request.id, len(prompt.tokens), match.n_tokens, max_tokens)]
+
+    def tokenize(self, request: Tokenize) -> Tokenized:
+        return self._vocabulary.tokenize(request)
+
+    def detokenize(self, request: Detokenize) -> Detokenized:
+        return self._vocabulary.detokenize(request)
 
     def abort(self, request_id: str) -> list[FromWorker]:
         sequence = self._by_id.get(request_id)
@@ -230,8 +258,9 @@ class MlxEngine:
         if left < 1:
             raise fault(
                 FaultCode.CONTEXT_LENGTH_EXCEEDED,
-                f"The prompt has {n_prompt} tokens; the model's context is {self._context} tokens and a "
-                "reply needs at least one of them. Shorten the prompt.",
+                # OpenAI's first words: clients (litellm) know by them to take a model with a longer context.
+                f"This model's maximum context length is {self._context} tokens; the prompt has {n_prompt}, "
+                "and a reply needs at least one more. Shorten the prompt.",
                 param="messages" if request.messages is not None else "prompt",
             )
         if request.max_tokens is not None:
@@ -249,21 +278,35 @@ class MlxEngine:
                     param="stop_token_ids" if token in request.stop_token_ids else "logit_bias",
                 )
 
-    def _pipeline(self, request: Generate, prompt: Prompt) -> TextPipeline:
+    def _pipeline(self, request: Generate, prompt: Prompt, constraint: Constraint | None) -> TextPipeline:
         fast = self._fast_tokenizer
-        return TextPipeline(
-            Detokenizer(fast) if fast is not None else SlowDetokenizer(self._tokenizer.detokenizer),
+        splitter: TextSplitter | None = None
+        if constraint is not None:
+            splitter = constraint.splitter
+        elif prompt.is_chat:
+            splitter = self._markers.splitter(prompt.initial_state, with_tools=bool(request.tools))
+        new = TextPipeline if request.logprobs is None else partial(TracedPipeline, token_bytes=self._bytes)
+        return new(
+            (
+                Detokenizer(fast, None if prompt.is_chat else prompt.tokens[-1])
+                if fast is not None
+                else SlowDetokenizer(self._tokenizer.detokenizer)
+            ),
             stops=request.stop,
-            hidden_stops=request.hidden_stop,
-            splitter=adapter.MarkerSplitter(self._markers, prompt.initial_state) if prompt.is_chat else None,
-            tool_format=self._tool_format,
+            # Stop strings of the server's own must not cut what it has promised to be whole.
+            hidden_stops=[] if constraint is not None and constraint.ends_reply else request.hidden_stop,
+            splitter=splitter,
+            tool_format=(constraint and constraint.tool_format) or self._tool_format,
             tools=request.tools,
         )
 
     def _insert(self, sequence: Sequence, cache: list[Any] | None, n_cached: int) -> None:
-        request = sequence.request
+        request, constraint = sequence.request, sequence.constraint
+        processors = self._samplers.processors(request.sampling, len(sequence.prompt.tokens))
+        if constraint is not None:
+            processors = [*processors, constraint.restart()]  # last: no bias may bring back what it forbids
         stop_ids = frozenset(request.stop_token_ids)
-        if not request.ignore_eos:
+        if not request.ignore_eos or (constraint is not None and constraint.ends_reply):
             stop_ids |= frozenset(self._tokenizer.eos_token_ids)
         sequence.uid = self._batch.insert(
             segments(sequence.tokens, n_cached, sequence.boundaries),
@@ -271,7 +314,7 @@ class MlxEngine:
             cached_tokens=sequence.tokens[:n_cached],
             max_tokens=sequence.max_tokens - sequence.generated,
             sampler=self._samplers.sampler(request.sampling, drawn=sequence.generated),
-            processors=self._samplers.processors(request.sampling),
+            processors=processors,
             stop_ids=stop_ids,
         )
         self._by_uid[sequence.uid] = sequence
@@ -283,7 +326,7 @@ class MlxEngine:
         sequence = self._by_uid.get(report.uid)
         if sequence is None:
             return
-        if report.at_boundary and self._untrimmable:
+        if report.at_boundary and self._untrimmable and self._prefixes.max_bytes > 0:
             # This cache cannot be cut back to here later: keep it now.
             self._keep_prefix(self._copy_out(report.uid))
         if report.done < report.total and not sequence.generated:
@@ -293,24 +336,34 @@ class MlxEngine:
     def _on_token(
         self, sequence: Sequence, token: adapter.BatchToken, deltas: list[Delta], out: list[FromWorker]
     ) -> None:
+        if sequence.constraint is not None:
+            sequence.constraint.check()
         pipeline = sequence.pipeline
         sequence.generated += 1
         sequence.unreported += 1
         sequence.recoveries = 0
         self._generated_tokens += 1
-        if pipeline.in_reasoning:
-            sequence.reasoning_tokens += 1
         if token.finish == "stop":
-            piece = pipeline.finish()
+            piece = pipeline.finish(self._end_text(token.token))
         else:
             sequence.tokens.append(token.token)
+            if isinstance(pipeline, TracedPipeline):
+                pipeline.note(measure(token.logprobs, token.token, sequence.request.logprobs or 0))
             piece = pipeline.push(token.token)
             if token.finish == "length" or pipeline.stopped:
                 piece.extend(pipeline.finish())
+        only_call = bool(piece.tool_calls) and not sequence.request.parallel_tool_calls
+        if only_call:
+            del piece.tool_calls[1:]
         if piece:
             deltas.append(
                 Delta(
-                    sequence.request.id, piece.content, piece.reasoning, piece.tool_calls, sequence.unreported
+                    sequence.request.id,
+                    piece.content,
+                    piece.reasoning,
+                    piece.tool_calls,
+                    sequence.unreported,
+                    piece.logprobs,
                 )
             )
             sequence.unreported = 0
@@ -319,7 +372,17 @@ class MlxEngine:
             out.append(self._end(sequence, *ending(sequence, token.token, token.finish)))
         elif pipeline.stopped:
             self._keep_prefix(self._take_out(token.uid))
-            out.append(self._end(sequence, FinishReason.STOP, pipeline.matched_stop))
+            out.append(self._end(sequence, *ending(sequence, token.token, None)))
+        elif only_call:
+            self._keep_prefix(self._take_out(token.uid))
+            out.append(self._end(sequence, FinishReason.TOOL_CALLS, None))
+
+    def _end_text(self, token: int) -> str | None:
+        """The text of an end token; None for a stop token id, which cuts the reply."""
+        if token not in self._tokenizer.eos_token_ids:
+            return None
+        text: str = self._tokenizer.decode([token])
+        return text
 
     def _end(self, sequence: Sequence, reason: FinishReason, matched: str | int | None) -> Finished:
         self._forget(sequence)
@@ -358,7 +421,8 @@ class MlxEngine:
             return
         try:
             cache, tokens = computed
-            self._prefixes.store(list(tokens), adapter.detach(cache))
+            if self._prefixes.fits(cache):  # else the copy would only take memory that is short already
+                self._prefixes.store(list(tokens), adapter.detach(cache))
             self._cache_stats = self._prefixes.stats()
         except Exception:
             log.exception("a prefix of %d tokens could not be kept", len(computed[1]))
@@ -424,5 +488,7 @@ class MlxEngine:
 
 
 def _failed(sequence: Sequence, error: Exception) -> Failed:
+    if isinstance(error, FaultError):
+        return Failed(sequence.request.id, error.fault)
     message = f"The request failed in the engine: {type(error).__name__}: {error}"
     return Failed(sequence.request.id, Fault(FaultCode.ENGINE_ERROR, message))

@@ -1,12 +1,10 @@
-"""What a loaded model's files say about it: context, vocabulary, sampling defaults, tool format."""
+"""What a loaded model's files say about it: context, vocabulary, sampling defaults."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
-
-from mlxk.workers.pipeline import ToolFormat
 
 UNKNOWN_CONTEXT = 32_768
 """Assumed where a model's config gives no length (state-space models have no hard one)."""
@@ -39,9 +37,3 @@ def generation_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def tool_format(tokenizer: Any) -> ToolFormat | None:
-    if not tokenizer.has_tool_calling:
-        return None
-    return ToolFormat(tokenizer.tool_call_start, tokenizer.tool_call_end or "", tokenizer.tool_parser)

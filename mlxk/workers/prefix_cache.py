@@ -18,7 +18,8 @@ from mlxk.workers.protocol import CacheStats
 TOKEN_BYTES = 4
 MAX_ENTRIES = 4096
 MAX_WALK = 64
-"""How many entries that cannot be trimmed a lookup passes by, each way, in search of one that can."""
+"""How many entries that are of no use a lookup passes by, each way. A lookup delays everybody's next token:
+it may not take longer for what happens to be stored."""
 
 
 class CacheOps(Protocol):
@@ -91,15 +92,11 @@ class PrefixCache:
         key = token_key(tokens)
         best_key, best = b"", 0
         for direction in self._neighbours(key):
-            for candidate in direction:
-                length = min(shared_tokens(candidate, key), usable)
-                if length <= best:
-                    break  # those further away share no more
-                if self._entries[candidate].trimmable:
-                    best_key, best = candidate, length
-                    break
-        whole = self._longest_whole_prefix(key[: usable * TOKEN_BYTES])
-        if whole is not None and len(whole) // TOKEN_BYTES >= best:
+            nearest = next((k for k in direction if self._entries[k].trimmable), None)
+            if nearest is not None and (length := min(shared_tokens(nearest, key), usable)) > best:
+                best_key, best = nearest, length
+        whole = self._longest_whole_prefix(key[: usable * TOKEN_BYTES], at_least=best)
+        if whole is not None:
             best_key, best = whole, len(whole) // TOKEN_BYTES
         if best == 0:
             self._misses += 1
@@ -111,11 +108,15 @@ class PrefixCache:
         drop = entry.n_tokens - best
         return Match(self._ops.trimmed(entry.cache, drop) if drop else entry.cache, best)
 
+    def fits(self, cache: list[Any]) -> bool:
+        """Whether `store` would keep it. Asked first, what will not be kept need not be copied out."""
+        return self._ops.nbytes(cache) <= self.max_bytes
+
     def store(self, tokens: list[int], cache: list[Any]) -> None:
         """Keep what a request computed. `cache` must hold exactly `tokens`, evaluated."""
-        nbytes = self._ops.nbytes(cache)
-        if not tokens or nbytes > self.max_bytes:
+        if not tokens or not self.fits(cache):
             return
+        nbytes = self._ops.nbytes(cache)
         key = token_key(tokens)
         entry = Entry(cache, len(tokens), nbytes, self._ops.is_trimmable(cache))
         longer = self._extension(key)
@@ -155,15 +156,18 @@ class PrefixCache:
             return self._sorted[place]
         return None
 
-    def _longest_whole_prefix(self, key: bytes) -> bytes | None:
-        """The longest stored key with which `key` begins. Each round shortens `key` to what is shared."""
-        while key:
+    def _longest_whole_prefix(self, key: bytes, at_least: int = 0) -> bytes | None:
+        """The longest stored key with which `key` begins, of `at_least` so many tokens.
+
+        Each round shortens `key` to what the stored key before it shares with it.
+        """
+        for _ in range(MAX_WALK):
             place = bisect.bisect_right(self._sorted, key) - 1
-            if place < 0:
+            if place < 0 or len(key) < at_least * TOKEN_BYTES:
                 return None
             candidate = self._sorted[place]
             if key.startswith(candidate):
-                return candidate
+                return candidate if len(candidate) >= at_least * TOKEN_BYTES else None
             key = key[: shared_tokens(candidate, key) * TOKEN_BYTES]
         return None
 

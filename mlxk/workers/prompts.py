@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from mlxk.workers.protocol import FaultCode, Generate, fault
+from mlxk.workers import harmony
+from mlxk.workers.histories import style_of, template_messages, with_text_arguments
+from mlxk.workers.protocol import FaultCode, Generate, Tokenize, fault
 
 PLAIN_ROLES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 
@@ -17,7 +19,7 @@ class Prompt:
     boundaries: tuple[int, ...]
     """Positions at which a turn ends: where a cache that cannot be trimmed is worth keeping."""
     initial_state: str
-    """"normal", or "reasoning" when the template has opened the thoughts already."""
+    """"normal", "reasoning" when the template has opened the thoughts already, or "header"."""
     is_chat: bool
 
 
@@ -28,6 +30,8 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._find_boundaries = find_boundaries
+        self._style = style_of(tokenizer)
+        self._is_harmony = harmony.speaks_harmony(tokenizer)
 
     def build(self, request: Generate) -> Prompt:
         """Raises FaultError for what cannot become a prompt; always at least one token."""
@@ -50,10 +54,20 @@ class PromptBuilder:
             )
         return prompt
 
-    def _encode(self, text: str) -> list[int]:
+    def tokenize(self, request: Tokenize) -> list[int]:
+        """The tokens that `build` makes of the same prompt; also of one that is empty or too long.
+        Raises FaultError."""
+        if request.messages is None:
+            return self._encode(request.prompt or "", add_special=request.add_special_tokens)
+        messages = template_messages(request.messages, self._style)
+        if not self._tokenizer.has_chat_template:
+            return self._encode(_plain_dialogue(messages, generation_prompt=request.add_generation_prompt))
+        return self._render(messages, request, generation_prompt=request.add_generation_prompt)
+
+    def _encode(self, text: str, *, add_special: bool = True) -> list[int]:
         # A prompt that begins with the BOS text must not get a second one from the tokenizer.
         bos = self._tokenizer.bos_token
-        add_special = bos is None or not text.startswith(bos)
+        add_special = add_special and (bos is None or not text.startswith(bos))
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=add_special))
         except Exception as error:
@@ -62,7 +76,7 @@ class PromptBuilder:
             ) from error
 
     def _chat(self, request: Generate) -> Prompt:
-        messages = [_normalized(message) for message in request.messages or ()]
+        messages = template_messages(request.messages or (), self._style)
         if not self._tokenizer.has_chat_template:
             return Prompt(self._encode(_plain_dialogue(messages)), (), "normal", True)
         tokens = self._render(messages, request, generation_prompt=True)
@@ -70,28 +84,39 @@ class PromptBuilder:
         return Prompt(tokens, boundaries, self._initial_state(tokens), True)
 
     def _render(
-        self, messages: list[dict[str, Any]], request: Generate, *, generation_prompt: bool
+        self, messages: list[dict[str, Any]], request: Generate | Tokenize, *, generation_prompt: bool
     ) -> list[int]:
-        kwargs = {k: v for k, v in request.template_kwargs.items() if k not in _OUR_TEMPLATE_ARGUMENTS}
         try:
-            return list(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    tools=request.tools or None,
-                    add_generation_prompt=generation_prompt,
-                    tokenize=True,
-                    **kwargs,
-                )
-            )
+            return self._apply_template(messages, request, generation_prompt)
         except Exception as error:  # templates raise what their authors and Jinja please
+            written = with_text_arguments(messages)
+            if written is not None:
+                with contextlib.suppress(Exception):
+                    return self._apply_template(written, request, generation_prompt)
             raise fault(
                 FaultCode.TEMPLATE_ERROR,
                 f"The model's chat template refused the messages: {type(error).__name__}: {error}",
                 param="messages",
             ) from error
 
+    def _apply_template(
+        self, messages: list[dict[str, Any]], request: Generate | Tokenize, generation_prompt: bool
+    ) -> list[int]:
+        kwargs = {k: v for k, v in request.template_kwargs.items() if k not in _OUR_TEMPLATE_ARGUMENTS}
+        return list(
+            self._tokenizer.apply_chat_template(
+                messages,
+                tools=request.tools or None,
+                add_generation_prompt=generation_prompt,
+                tokenize=True,
+                **kwargs,
+            )
+        )
+
     def _initial_state(self, tokens: list[int]) -> str:
         tokenizer = self._tokenizer
+        if self._is_harmony:
+            return harmony.prompt_state(tokenizer.decode(tokens[-32:]))
         if tokenizer.response_initial_state:
             return str(tokenizer.response_initial_state)
         if not tokenizer.has_thinking:
@@ -138,32 +163,7 @@ def _shared_length(a: list[int], b: list[int]) -> int:
     return min(len(a), len(b))
 
 
-def _normalized(message: dict[str, Any]) -> dict[str, Any]:
-    """Templates expect text content and call arguments as objects; OpenAI sends null and JSON text."""
-    result = dict(message)
-    if result.get("content") is None:
-        result["content"] = ""
-    calls = result.get("tool_calls")
-    if calls:
-        result["tool_calls"] = [_normalized_call(call) for call in calls]
-    else:
-        result.pop("tool_calls", None)
-    return result
-
-
-def _normalized_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments)
-        except ValueError:
-            parsed = arguments
-        function["arguments"] = parsed if isinstance(parsed, dict) else arguments
-    return {**call, "function": function}
-
-
-def _plain_dialogue(messages: list[dict[str, Any]]) -> str:
+def _plain_dialogue(messages: list[dict[str, Any]], *, generation_prompt: bool = True) -> str:
     """For models without a template: the plain form that chat_stop_strings end."""
     lines = [f"{PLAIN_ROLES.get(m['role'], 'Human')}: {m['content']}" for m in messages]
-    return "\n\n".join([*lines, "Assistant:"])
+    return "\n\n".join([*lines, "Assistant:"] if generation_prompt else lines)

@@ -130,6 +130,37 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     hidden_stop: list[str] = []
     """Like `stop`, but of the server's own choosing: ends the reply and is not reported as matched."""
     ignore_eos: bool = False
+    logprobs: int | None = None
+    """Log probabilities of the sampled tokens and of so many of the likeliest (0 to 20). None: none."""
+    json_schema: dict[str, Any] | None = None
+    """The reply is JSON that this schema allows (the answer itself, after any thoughts)."""
+    required_tools: list[str] = []
+    """Of `tools`, those of which the reply must call at least one. Empty: the model chooses."""
+    parallel_tool_calls: bool = True
+    """False: the reply ends with its first tool call."""
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """The tokens of a prompt, made as for `Generate`. Answered by `Tokenized` or `Failed`."""
+
+    id: str
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    template_kwargs: dict[str, Any] = {}
+    prompt: str | None = None
+    add_special_tokens: bool = True
+    """Of `prompt` only: a template writes its own."""
+    add_generation_prompt: bool = True
+    """Of `messages` only."""
+    return_token_strs: bool = False
+    """Name each token as the vocabulary does."""
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """The text of tokens, special ones included. Answered by `Detokenized` or `Failed`."""
+
+    id: str
+    tokens: list[int]
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -160,7 +191,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Finish the step, abort what runs, release the memory, exit 0."""
 
 
-ToWorker = Load | Generate | Abort | Ping | TrimCache | Drain | Shutdown
+ToWorker = Load | Generate | Tokenize | Detokenize | Abort | Ping | TrimCache | Drain | Shutdown
 
 
 # ----------------------------------------------------------------- worker -> front
@@ -268,6 +299,25 @@ class ToolCall(msgspec.Struct, frozen=True, array_like=True):
     """A JSON object, as text."""
 
 
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One of the likeliest tokens at a position."""
+
+    token: int
+    utf8: bytes
+    """What it stands for; a part of a character may be no UTF-8 alone."""
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A sampled token and how likely it was: after penalties, biases and constraints, before temperature."""
+
+    token: int
+    utf8: bytes
+    logprob: float
+    top: list[TopLogprob] = []
+    """The likeliest, best first; as many as `Generate.logprobs` asks for."""
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What one request gained in one step. Any part may be empty."""
 
@@ -277,6 +327,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     tool_calls: list[ToolCall] = []
     tokens: int = 1
     """Tokens generated in this step (also those whose text is held back)."""
+    logprobs: list[TokenLogprob] = []
+    """Of the tokens whose text is (in part) in `content`, in order; of all text where there is no chat."""
 
 
 class Deltas(msgspec.Struct, frozen=True, tag="deltas"):
@@ -309,6 +361,23 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The stop string or stop token id of the request that fired; None at a natural end."""
 
 
+class Tokenized(msgspec.Struct, frozen=True, tag="tokenized"):
+    """The last word about a `Tokenize`."""
+
+    id: str
+    tokens: list[int]
+    context_length: int
+    token_strs: list[str] | None = None
+    """The tokens' names, if they were asked for. A vocabulary's own spelling: no part of the text."""
+
+
+class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
+    """The last word about a `Detokenize`."""
+
+    id: str
+    text: str
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The end of a request that could not run or go on: the last word about it."""
 
@@ -331,12 +400,18 @@ FromWorker = (
     | Progress
     | Deltas
     | Finished
+    | Tokenized
+    | Detokenized
     | Failed
     | Pong
 )
 
-RequestEvent = Started | Progress | Delta | Finished | Failed
+RequestEvent = Started | Progress | Delta | Finished | Tokenized | Detokenized | Failed
 """What the owner of one request sees (the front takes `Deltas` apart)."""
+
+Work = Generate | Tokenize | Detokenize
+"""What a request asks of a model's worker. Each ends with exactly one `LastWord`."""
+LastWord = Finished | Tokenized | Detokenized | Failed
 
 
 # ------------------------------------------------------------------------- encoding

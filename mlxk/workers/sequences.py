@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlxk.workers.pipeline import TextPipeline
 from mlxk.workers.prompts import Prompt
 from mlxk.workers.protocol import FinishReason, Generate, Usage
+
+if TYPE_CHECKING:
+    from mlxk.workers.constraints import Constraint
 
 
 @dataclass(slots=True)
@@ -22,27 +26,29 @@ class Sequence:
     cached: int
     max_tokens: int
     pipeline: TextPipeline
+    constraint: Constraint | None = None
     generated: int = 0
     unreported: int = 0
-    reasoning_tokens: int = 0
     boundaries: set[int] = field(default_factory=set)
     recoveries: int = 0
     """Failed steps since its last token."""
 
     def usage(self) -> Usage:
-        return Usage(len(self.prompt.tokens), self.generated, self.cached, self.reasoning_tokens)
+        return Usage(len(self.prompt.tokens), self.generated, self.cached, self.pipeline.reasoning_tokens)
 
 
 def ending(sequence: Sequence, token: int, finish: str | None) -> tuple[FinishReason, str | int | None]:
-    """Reason and matched stop of a sequence that the batch (`finish`) or its text has ended at `token`."""
+    """Reason and matched stop of a sequence that the batch (`finish`) or its text has ended at `token`.
+
+    Calls that were made are the reason whatever ended the reply, unless it was cut at `max_tokens`.
+    """
     pipeline = sequence.pipeline
-    if finish == "stop" and token in sequence.request.stop_token_ids:
-        return FinishReason.STOP, token
-    if pipeline.stopped:
-        return FinishReason.STOP, pipeline.matched_stop
-    if pipeline.made_tool_calls and finish == "stop":
-        return FinishReason.TOOL_CALLS, None
-    return FinishReason.STOP if finish == "stop" else FinishReason.LENGTH, None
+    if finish == "length" and not pipeline.stopped:
+        return FinishReason.LENGTH, None
+    reason = FinishReason.TOOL_CALLS if pipeline.made_tool_calls else FinishReason.STOP
+    if finish == "stop" and not pipeline.stopped and token in sequence.request.stop_token_ids:
+        return reason, token
+    return reason, pipeline.matched_stop
 
 
 def segments(tokens: list[int], n_cached: int, boundaries: set[int]) -> list[list[int]]:

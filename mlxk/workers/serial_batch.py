@@ -33,6 +33,8 @@ class SerialSequence:
     generated: int = 0
     pending: mx.array | None = field(default=None)
     """The next token, sampled and not yet in the cache."""
+    pending_logprobs: mx.array | None = field(default=None)
+    """Those that it was picked from."""
 
 
 class SerialBatch:
@@ -85,7 +87,7 @@ class SerialBatch:
         if len(sequence.segments) > 1:
             return [], [self._prefill(sequence)]
         if sequence.segments:
-            sequence.pending = self._forward(sequence, mx.array(sequence.segments.popleft()))
+            self._forward(sequence, mx.array(sequence.segments.popleft()))
         return [self._decode(sequence)], []
 
     def extract(self, uid: int) -> tuple[list[Any], list[int]] | None:
@@ -121,26 +123,28 @@ class SerialBatch:
         left = sum(map(len, sequence.segments))
         return BatchProgress(sequence.uid, sequence.total - left, sequence.total, not rest)
 
-    def _forward(self, sequence: SerialSequence, inputs: mx.array) -> mx.array:
-        """Feed one token; returns the next one, sampled."""
+    def _forward(self, sequence: SerialSequence, inputs: mx.array) -> None:
+        """Feed one token; the next one, sampled, is then pending."""
         logits = self._model(inputs[None], cache=sequence.cache)[:, -1, :]
         sequence.tokens.append(int(inputs.item()))
         for processor in sequence.processors:
             logits = processor(mx.array(sequence.tokens), logits)
-        sampled = sequence.sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        mx.async_eval(sampled)
-        return sampled
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        sequence.pending = sequence.sampler(logprobs)
+        sequence.pending_logprobs = logprobs[0]
+        mx.async_eval(sequence.pending, sequence.pending_logprobs)
 
     def _decode(self, sequence: SerialSequence) -> BatchToken:
         """Hand out the pending token, fed to the model, as mlx_lm's batch does."""
         assert sequence.pending is not None
-        token = int(sequence.pending.item())
+        assert sequence.pending_logprobs is not None
+        token, logprobs = int(sequence.pending.item()), sequence.pending_logprobs
         sequence.generated += 1
         finish = "length" if sequence.generated >= sequence.max_tokens else None
         if token in sequence.stop_ids:
             finish = "stop"
-        sequence.pending = self._forward(sequence, sequence.pending)
+        self._forward(sequence, sequence.pending)
         if finish is None:
-            return BatchToken(sequence.uid, token, None, None, None)
+            return BatchToken(sequence.uid, token, logprobs, None, None, None)
         self._queue.popleft()
-        return BatchToken(sequence.uid, token, finish, sequence.cache, sequence.tokens)
+        return BatchToken(sequence.uid, token, logprobs, finish, sequence.cache, sequence.tokens)
