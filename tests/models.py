@@ -19,6 +19,12 @@ ModelKind = Literal["llama", "sliding_window", "hybrid", "state_space", "chunked
 once full · hybrid: lfm2, attention and convolutions whose state cannot be trimmed · state_space: mamba, no
 attention at all, and mlx_lm's implementation knows no padding · chunked: llama4, cannot be batched."""
 MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+FurtherKind = Literal["gpt_oss", "mamba2", "qwen3_next", "jamba", "falcon_h1", "deepseek_v32"]
+"""Other architectures, for the tests of the prefix cache. gpt_oss: rotating caches and attention sinks ·
+mamba2: a state space that knows padding · qwen3_next: linear and full attention, experts · jamba: state
+space and attention, and mlx_lm's implementation knows no padding · falcon_h1: a `CacheList` of state and
+attention · deepseek_v32: a `CacheList` of two KV caches, trimmable."""
+FURTHER_KINDS: tuple[FurtherKind, ...] = get_args(FurtherKind)
 SLIDING_WINDOW = 24
 CONTEXT = 2048
 
@@ -28,7 +34,7 @@ _COMMON = {
     "num_key_value_heads": 2,
     "max_position_embeddings": CONTEXT,
 }
-_ARCHITECTURES: dict[ModelKind, dict[str, Any]] = {
+_ARCHITECTURES: dict[ModelKind | FurtherKind, dict[str, Any]] = {
     "llama": {
         "model_type": "llama",
         "num_hidden_layers": 3,
@@ -88,11 +94,101 @@ _ARCHITECTURES: dict[ModelKind, dict[str, Any]] = {
             "use_qk_norm": True,
         },
     },
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": SLIDING_WINDOW,
+    },
+    "mamba2": {
+        "model_type": "mamba2",
+        "num_hidden_layers": 2,
+        "num_heads": 4,
+        "head_dim": 32,
+        "intermediate_size": 128,
+        "state_size": 8,
+        "n_groups": 1,
+        "conv_kernel": 4,
+        "layer_norm_epsilon": 1e-5,
+        "time_step_limit": [0.0, 100.0],
+        "time_step_rank": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "qwen3_next": {
+        "model_type": "qwen3_next",
+        "num_hidden_layers": 2,
+        "full_attention_interval": 2,
+        "intermediate_size": 128,
+        "head_dim": 16,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "shared_expert_intermediate_size": 64,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 32,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+    "jamba": {
+        "model_type": "jamba",
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "mamba_d_conv": 4,
+        "mamba_d_state": 8,
+        "mamba_expand": 2,
+        "num_experts": 1,
+        "num_experts_per_tok": 1,
+        "rms_norm_eps": 1e-6,
+    },
+    "falcon_h1": {
+        "model_type": "falcon_h1",
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "head_dim": 16,
+        "mamba_d_head": 32,
+        "mamba_d_ssm": 128,
+        "mamba_d_state": 8,
+        "mamba_n_heads": 4,
+        "lm_head_multiplier": 1.0,
+    },
+    "deepseek_v32": {
+        "model_type": "deepseek_v32",
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "num_key_value_heads": 4,
+        "index_head_dim": 16,
+        "index_n_heads": 2,
+        "index_topk": 32,
+        "kv_lora_rank": 32,
+        "q_lora_rank": 32,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+        "first_k_dense_replace": 2,
+        "n_routed_experts": 4,
+    },
 }
 _BORROWED_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def make_random_model(folder: Path, kind: ModelKind = "sliding_window", *, seed: int = 7) -> Path:
+def make_random_model(
+    folder: Path, kind: ModelKind | FurtherKind = "sliding_window", *, seed: int = 7
+) -> Path:
     """Write a loadable model of about 0.2 M float32 parameters into `folder`; the same for the same seed.
 
     Returns `folder`. Takes about 20 ms once mlx_lm is imported.
@@ -138,7 +234,7 @@ def _random_weights(weights: dict[str, Any], seed: int) -> dict[str, Any]:
     return result
 
 
-def _config(kind: ModelKind) -> dict[str, Any]:
+def _config(kind: ModelKind | FurtherKind) -> dict[str, Any]:
     """The vocabulary and the end-of-text ids must be those of the borrowed tokenizer."""
     builtin = json.loads((builtin_path() / "config.json").read_text(encoding="utf-8"))
     config = {**_COMMON, **_ARCHITECTURES[kind], "eos_token_id": builtin["eos_token_id"]}

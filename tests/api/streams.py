@@ -59,7 +59,8 @@ class Answer:
             self.reasoning += delta["reasoning_content"]
             self.kinds.append("reasoning")
         if delta.get("tool_calls"):
-            self.tool_calls += delta["tool_calls"]
+            for part in delta["tool_calls"]:
+                self._add_call(part)
             self.kinds.append("tool_call")
         if choice["finish_reason"] is not None:
             assert self.finish_reason is None, "two final chunks"
@@ -67,6 +68,17 @@ class Answer:
             self.matched_stop = choice.get("matched_stop")
             self.usage = event.get("usage", self.usage)
             self.kinds.append("final")
+
+    def _add_call(self, part: dict[str, Any]) -> None:
+        """OpenAI's rule: the first part of a call names it, the others add to its arguments."""
+        if part["index"] == len(self.tool_calls):
+            assert set(part) == {"index", "id", "type", "function"}, part
+            assert part["function"]["arguments"] == "", part
+            self.tool_calls.append({**part, "function": dict(part["function"])})
+        else:
+            assert set(part) == {"index", "function"}, part
+            assert set(part["function"]) == {"arguments"}, part
+            self.tool_calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
 
 
 class Stream:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.client import Client
+from tests.e2e.openai_sdk import KINDS, Sdk, opened
 from tests.models import make_random_model
 from tests.server import Server, add_tiny_copy, standing
 
@@ -37,6 +38,13 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def client(real_server: Server) -> Client:
     return Client(real_server.url)
+
+
+@pytest.fixture(params=KINDS)
+def sdk(real_server: Server, request: pytest.FixtureRequest) -> Iterator[Sdk]:
+    """The `openai` client, sync and then async."""
+    with opened(request.param, real_server.url) as sdk:
+        yield sdk
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.client import CHAT, TEXT, Client, chat_body, text_body
+from tests.api.scrape import scrape
 from tests.e2e.prompts import COUNT_10, COUNTED_10, ENDLESS
 from tests.server import Server, add_tiny_copy, standing
 
@@ -50,10 +51,18 @@ def test_many_requests_for_an_unloaded_model_load_it_once(client: Client) -> Non
 # ------------------------------------------------------------------------- clients leave
 
 
+def generated_tokens(client: Client) -> float:
+    return scrape(client).value("mlxk_generated_tokens_total", model="tiny")
+
+
 def test_a_whole_reply_whose_client_leaves_is_aborted(client: Client) -> None:
     prompt = "Once upon a time"
+    before = generated_tokens(client)
     with client.whole(TEXT, text_body("tiny", prompt, **ENDLESS)):
         client.wait_pool(lambda models: models["tiny"]["in_flight"] == 1)
+        client.wait_pool(
+            lambda _: generated_tokens(client) > before
+        )  # who leaves before the prefill leaves nothing behind
     client.wait_pool(lambda models: models["tiny"]["in_flight"] == 0, timeout_s=3)
     usage = client.text("tiny", prompt, max_tokens=2)["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1

@@ -151,8 +151,8 @@ def test_api_keys_change_without_a_restart(server: Server) -> None:
 
 
 def test_what_needs_a_restart_is_named(server: Server) -> None:
-    configure(server, 'cors_origins = ["https://example.com"]\n')
-    assert "only after `mlxk restart`: cors_origins" in server.cli("reload").stdout
+    configure(server, "no_auth = true\n")
+    assert "only after `mlxk restart`: no_auth" in server.cli("reload").stdout
 
 
 def status_of(server: Server, key: str | None = None) -> int:

@@ -112,7 +112,10 @@ def _run(
     with response:
         reading.status = response.status
         reading.headers = {name.lower(): value for name, value in response.getheaders()}
-        if not reading.headers.get("content-type", "").startswith("text/event-stream"):
+        media_type = reading.headers.get("content-type", "").partition(";")[0]
+        if media_type == "text/plain":  # GET /metrics
+            return _whole(response.read().decode(), reading)
+        if media_type != "text/event-stream":
             return _whole(json.loads(response.read() or b"null"), reading)
         return _stream(response, sock, reading, deadline, leave_after_events)
 

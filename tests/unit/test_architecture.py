@@ -40,6 +40,8 @@ MLX_MODULES = {
     "workers/sampling.py",
     "workers/detokenizer.py",
     "workers/serial_batch.py",
+    "workers/logprobs.py",
+    "workers/grammar_processor.py",
 }
 SOCKET_OWNERS = {
     "workers/channel.py",
@@ -53,11 +55,13 @@ LIBRARIES: dict[str, set[str]] = {
     "mlx_lm": MLX_MODULES,
     "transformers": MLX_MODULES,
     "tokenizers": MLX_MODULES,
+    "llguidance": {"workers/constraints.py", "workers/grammar_processor.py"},
     "zmq": SOCKET_OWNERS,
     "fastapi": {"api/"},
     "starlette": {"api/"},
     "uvicorn": {"api/"},
     "pydantic": {"api/"},
+    "prometheus_client": {"api/"},
     "click": {"cli/"},
     "rich": {"cli/"},
     "requests": {"cli/"},

@@ -49,6 +49,7 @@ def ask(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
+        "query_string": b"",
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers],
     }
     pieces = list(body)
@@ -63,11 +64,11 @@ def ask(
     async def send(message: Message) -> None:
         answer.messages.append(message)
 
-    asyncio.run(_call(app, scope, receive, send))
+    asyncio.run(call(app, scope, receive, send))
     return answer
 
 
-async def _call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def call(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 

@@ -91,3 +91,24 @@ def test_a_client_that_left_is_logged_as_499(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.INFO, "mlxk.access"):
         ask(AccessDoor(app))
     assert " 499 " in caplog.records[0].getMessage()
+
+
+def test_a_value_with_a_space_cannot_pass_for_another_field(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        record_of(scope).model = 'my model finish=stop "x"'
+        await Response()(scope, receive, send)
+
+    with caplog.at_level(logging.INFO, "mlxk.access"):
+        ask(AccessDoor(app))
+    line = caplog.records[0].getMessage()
+    assert line.endswith(r'model="my model finish=stop \"x\""')
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, logging.DEBUG), (503, logging.INFO)])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_a_probe_is_a_line_for_debugging_while_all_is_well(
+    caplog: pytest.LogCaptureFixture, path: str, status: int, level: int
+) -> None:
+    with caplog.at_level(logging.DEBUG, "mlxk.access"):
+        ask(AccessDoor(Response(status_code=status)), path=path)
+    assert caplog.records[0].levelno == level

@@ -52,5 +52,11 @@ def test_an_envelope_survives_whatever_it_quotes() -> None:
 
 
 def test_an_error_type_follows_the_status() -> None:
-    assert json.loads(bytes(error_response(413, "c", "m").body))["error"]["type"] == "invalid_request_error"
-    assert json.loads(bytes(error_response(503, "c", "m").body))["error"]["type"] == "server_error"
+    types = {
+        401: "authentication_error",
+        403: "permission_error",
+        413: "invalid_request_error",
+        503: "server_error",
+    }
+    for status, error_type in types.items():
+        assert json.loads(bytes(error_response(status, "c", "m").body))["error"]["type"] == error_type

@@ -136,14 +136,8 @@ def test_a_stop_string_that_cannot_be_honoured_has_a_code_of_its_own(stop: Any) 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("logprobs", True),
-        ("top_logprobs", 1),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "weather"}}),
-        ("parallel_tool_calls", False),
         ("audio", {}),
+        ("moderation", {"model": "omni-moderation-latest"}),
         ("modalities", ["text", "audio"]),
         ("prediction", {"type": "content"}),
         ("functions", [{"name": "f"}]),
@@ -160,7 +154,7 @@ def test_a_known_field_that_cannot_be_honoured_is_never_ignored(field: str, valu
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("logprobs", 0), ("logprobs", 5), ("suffix", "x"), ("echo", True), ("best_of", 2)],
+    [("suffix", "x"), ("echo", True), ("best_of", 2)],
 )
 def test_the_same_holds_for_text_completions(field: str, value: Any) -> None:
     assert refusal_of_completion(**{field: value}) == (FaultCode.UNSUPPORTED_PARAMETER, field)
@@ -172,10 +166,43 @@ def test_parts_that_are_no_text_are_refused_by_their_place() -> None:
     assert refusal_of_chat(messages=messages) == (FaultCode.UNSUPPORTED_PARAMETER, "messages[0].content[1]")
 
 
-def test_strict_tools_are_refused() -> None:
-    tool = {"type": "function", "function": {"name": "f", "strict": True}}
-    expected = (FaultCode.UNSUPPORTED_PARAMETER, "tools[0].function.strict")
-    assert refusal_of_chat(tools=[tool]) == expected
+F = {"type": "function", "function": {"name": "f"}}
+G = {"type": "function", "function": {"name": "g"}}
+
+
+def allowed(*tools: dict[str, Any], mode: str = "auto") -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tool_choice": F}, "tool_choice"),
+        ({"tool_choice": G, "tools": [F]}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}, "tools": [F]}, "tool_choice"),
+        ({"tool_choice": allowed(F, G), "tools": [F]}, "tool_choice.allowed_tools.tools[1]"),
+        ({"tool_choice": allowed(G, mode="required"), "tools": [F]}, "tool_choice.allowed_tools.tools[0]"),
+        ({"tool_choice": allowed(mode="required"), "tools": [F]}, "tool_choice.allowed_tools.tools"),
+        ({"tool_choice": allowed(F, mode="none"), "tools": [F]}, "tool_choice.allowed_tools.mode"),
+        ({"tools": [{"function": {"name": "f", "strict": "yes"}}]}, "tools[0].function.strict"),
+        ({"parallel_tool_calls": 0}, "parallel_tool_calls"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "\ud800"}}}},
+            "response_format.json_schema.schema",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_forced_is_refused_by_its_place(fields: dict[str, Any], param: str) -> None:
+    assert refusal_of_chat(**fields) == (FaultCode.INVALID_REQUEST, param)
 
 
 def test_template_arguments_of_the_server_are_refused() -> None:

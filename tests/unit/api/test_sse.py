@@ -44,10 +44,10 @@ def test_a_chat_stream_is_role_then_deltas_then_end_then_done() -> None:
     assert stream.endswith(DONE)
     choices = [event["choices"][0] for event in events_of(stream)]
     assert choices == [
-        {"index": 0, "delta": {"role": "assistant"}, "finish_reason": None},
-        {"index": 0, "delta": {"content": "1\n"}, "finish_reason": None},
-        {"index": 0, "delta": {"content": "2"}, "finish_reason": None},
-        {"index": 0, "delta": {}, "finish_reason": "stop", "matched_stop": "6"},
+        {"index": 0, "delta": {"role": "assistant"}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {"content": "1\n"}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {"content": "2"}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop", "matched_stop": "6"},
     ]
     assert [event.get("usage") for event in events_of(stream)] == [None, None, None, USAGE]
 
@@ -103,16 +103,12 @@ def test_reasoning_content_and_tool_calls_keep_their_order() -> None:
     stream = out.write([(0, [*deltas, end(FinishReason.TOOL_CALLS)])])
     shown = [event["choices"][0]["delta"] for event in events_of(stream)]
     assert shown[:3] == [{"role": "assistant"}, {"reasoning_content": "hmm"}, {"content": "So: this"}]
-    assert [delta["tool_calls"][0]["index"] for delta in shown[3:5]] == [0, 1]
-    assert shown[3]["tool_calls"] == [
-        {
-            "index": 0,
-            "id": "call_1",
-            "type": "function",
-            "function": {"name": "weather", "arguments": '{"city": "Berlin"}'},
-        }
-    ]
-    assert shown[5:] == [{"content": "!"}, {}]
+    calls = [delta["tool_calls"] for delta in shown[3:7]]
+    opening = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    assert calls[0] == [{"index": 0, **opening}]
+    assert calls[1] == [{"index": 0, "function": {"arguments": '{"city": "Berlin"}'}}]
+    assert [call[0]["index"] for call in calls] == [0, 0, 1, 1]
+    assert shown[7:] == [{"content": "!"}, {}]
     assert events_of(stream)[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
@@ -122,7 +118,7 @@ def test_tool_calls_are_numbered_across_steps() -> None:
     calls = [
         call for event in events_of(stream) for call in event["choices"][0]["delta"].get("tool_calls", [])
     ]
-    assert [call["index"] for call in calls] == [0, 1]
+    assert [call["index"] for call in calls] == [0, 0, 1, 1]
 
 
 def test_an_answer_without_a_token_still_has_its_role() -> None:

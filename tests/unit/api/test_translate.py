@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from mlxk.api.translate import ReplyKind, plan_chat
+from mlxk.api.translate import ReplyKind, plan_chat, plan_completion
 from mlxk.config.settings import Settings
-from mlxk.workers.protocol import Generate, Sampling, decode_to_worker, encode_to_worker
+from mlxk.workers.protocol import FaultError, Generate, Sampling, decode_to_worker, encode_to_worker
 from tests.unit.api.plans import MESSAGES, chat, completion
 
 WEATHER = {
@@ -77,7 +77,10 @@ def test_hidden_stops_are_for_chat_only() -> None:
 
 def test_n_choices_differ_by_their_seed_and_id() -> None:
     generates = chat(n=3, seed=40).generates
-    assert [one.sampling.seed for one in generates] == [40, 41, 42]
+    seeds = [one.sampling.seed for one in generates]
+    assert seeds[0] == 40
+    assert len({*seeds, *(one.sampling.seed for one in chat(n=3, seed=41).generates)}) == 6
+    assert seeds == [one.sampling.seed for one in chat(n=3, seed=40).generates]
     assert len({one.id for one in generates}) == 3
     assert [one.sampling.seed for one in chat(n=2).generates] == [None, None]
 
@@ -85,7 +88,9 @@ def test_n_choices_differ_by_their_seed_and_id() -> None:
 def test_several_prompts_become_choices_prompt_by_prompt() -> None:
     plan = completion(["a", "b"], n=2, seed=1)
     assert [one.prompt for one in plan.generates] == ["a", "a", "b", "b"]
-    assert [one.sampling.seed for one in plan.generates] == [1, 2, 1, 2]
+    seeds = [one.sampling.seed for one in plan.generates]
+    assert seeds[:2] == seeds[2:]
+    assert seeds[0] == 1 != seeds[1]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,51 @@ def test_tools_arrive_as_they_were_sent() -> None:
     assert only(chat(tools=[WEATHER], tool_choice="auto").generates).tools == [WEATHER]
 
 
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "shown", "required"),
+    [
+        ("auto", [WEATHER, CLOCK], []),
+        ("required", [WEATHER, CLOCK], ["weather", "clock"]),
+        ({"type": "function", "function": {"name": "clock"}}, [WEATHER, CLOCK], ["clock"]),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CLOCK]}}, [CLOCK], []),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [CLOCK]}},
+            [CLOCK],
+            ["clock"],
+        ),
+    ],
+)
+def test_tool_choice_says_what_is_shown_and_what_must_be_called(
+    choice: Any, shown: list[Any], required: list[str]
+) -> None:
+    generate = only(chat(tools=[WEATHER, CLOCK], tool_choice=choice).generates)
+    assert (generate.tools, generate.required_tools) == (shown, required)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "schema"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"schema": {"enum": [1]}, "strict": False}}, {"enum": [1]}),
+    ],
+)
+def test_the_form_of_the_reply_travels_as_a_schema(wanted: Any, schema: Any) -> None:
+    assert only(chat(response_format=wanted).generates).json_schema == schema
+
+
+def test_parallel_calls_are_allowed_unless_refused() -> None:
+    assert [only(chat(parallel_tool_calls=v).generates).parallel_tool_calls for v in (None, True, False)] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_tool_choice_none_hides_the_tools() -> None:
     assert only(chat(tools=[WEATHER], tool_choice="none").generates).tools is None
     assert only(chat(tools=[]).generates).tools is None
@@ -130,3 +180,25 @@ def test_explicit_template_arguments_win() -> None:
     kwargs = {"enable_thinking": True, "style": ["short"]}
     generate = only(chat(reasoning_effort="none", chat_template_kwargs=kwargs).generates)
     assert generate.template_kwargs == kwargs
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": [[1]] * 100_000}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": "a", "logit_bias": {str(i): "x" for i in range(20_000)}}, "logit_bias"),
+    ],
+    ids=["lists", "texts", "biases"],
+)
+def test_crowds_are_refused_before_each_is_looked_at(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(FaultError) as refused:
+        plan_completion({"model": "tiny", **body}, Settings())
+    assert refused.value.fault.param == param
+    assert " most" in refused.value.fault.message or "more than" in refused.value.fault.message
+
+
+def test_free_form_parts_of_a_million_values_are_refused() -> None:
+    with pytest.raises(FaultError) as refused:
+        chat(chat_template_kwargs={"a": [1] * 1_000_000})
+    assert refused.value.fault.param == "chat_template_kwargs"

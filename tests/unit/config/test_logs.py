@@ -47,6 +47,19 @@ def test_a_message_can_neither_forge_a_line_nor_reach_the_terminal(
     assert lines[1] == "    12:00:00 INFO  all is well \\x1b[2J"
 
 
+def test_facts_are_fields_of_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"message": "GET /x 200", "status": 200, "finish": "a\n\x1b[2Jb"}
+    configure_logging("info", json=True)
+    logging.getLogger("mlxk.test").info("text for people", extra={"facts": facts})
+    configure_logging("info", json=False)
+    logging.getLogger("mlxk.test").info("text for people", extra={"facts": facts})
+    json_line, text_line = capsys.readouterr().err.splitlines()
+    line: dict[str, Any] = json.loads(json_line)
+    assert set(line) == {"time", "level", "logger", "message", "status", "finish"}
+    assert (line["message"], line["status"], line["finish"]) == ("GET /x 200", 200, "a\n\x1b[2Jb")
+    assert text_line.endswith("INFO  text for people")
+
+
 def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("debug", json=True)
     try:

@@ -23,6 +23,14 @@ def test_each_change_says_when_it_takes_effect() -> None:
     assert changes.next_load == ("max_batch",)
 
 
+def test_the_doors_change_at_once() -> None:
+    doors = {"cors_origins": ("*",), "allowed_hosts": ("a.example",), "request_timeout_s": 1.0}
+    times = {"receive_timeout_s": 1.0, "send_timeout_s": 1.0}
+    changes = compare(OLD, replace(OLD, **doors, **times))
+    names = ("allowed_hosts", "cors_origins", "receive_timeout", "request_timeout", "send_timeout")
+    assert changes == Changes(applied=names)
+
+
 def test_what_needs_a_restart_stays_as_it_is() -> None:
     settings = effective(OLD, replace(OLD, host="0.0.0.0", port=1, keep_alive_s=1))
     assert (settings.host, settings.port, settings.keep_alive_s) == (OLD.host, OLD.port, 1)

@@ -73,6 +73,21 @@ def test_flags_beat_the_environment_which_beats_the_file_which_beats_the_default
         ("MLXK_ENGINE", "fake", "engine", "fake"),
         ("MLXK_PRELOAD", "tiny, org/other", "preload", ("tiny", "org/other")),
         ("MLXK_CORS_ORIGINS", "http://a:1/,*", "cors_origins", ("http://a:1", "*")),
+        (
+            "MLXK_CORS_ORIGINS",
+            "tauri://localhost,moz-extension://*",
+            "cors_origins",
+            ("tauri://localhost", "moz-extension://*"),
+        ),
+        (
+            "MLXK_ALLOWED_HOSTS",
+            "LLM.example.org,*.lan,[fd00::1]",
+            "allowed_hosts",
+            ("llm.example.org", "*.lan", "fd00::1"),
+        ),
+        ("MLXK_REQUEST_TIMEOUT", "5m", "request_timeout_s", 300.0),
+        ("MLXK_RECEIVE_TIMEOUT", "10s", "receive_timeout_s", 10.0),
+        ("MLXK_SEND_TIMEOUT", "1m", "send_timeout_s", 60.0),
         ("MLXK_API_KEY_FILE", "/etc/keys", "api_key_file", "/etc/keys"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlxk.supervisor.admission import Grant, Refuse, StartLoad, StopIdle, decide
+from mlxk.supervisor.admission import MAX_BRIEF, Grant, Refuse, StartLoad, StopIdle, decide
 from mlxk.supervisor.eviction import Trim
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.views import WaiterView
@@ -30,6 +30,24 @@ def test_an_explicit_load_of_a_full_model_is_granted_at_once() -> None:
 def test_an_explicit_load_takes_no_lease_from_a_request() -> None:
     waiters = (WaiterView(1, "a", holds_lease=False), WaiterView(2, "a"))
     assert decide(pool_of(ready("a", in_flight=1), waiters=waiters)) == [Grant(1), Grant(2)]
+
+
+def test_brief_work_goes_on_beside_a_full_batch_and_takes_no_place_in_it() -> None:
+    waiters = (WaiterView(1, "a", is_brief=True), WaiterView(2, "a"), WaiterView(3, "a", is_brief=True))
+    assert decide(pool_of(ready("a", in_flight=2), waiters=waiters)) == [Grant(1), Grant(3)]
+    one_place = ready("a", in_flight=4, n_brief=3)
+    assert decide(pool_of(one_place, waiters=waiters)) == [Grant(1), Grant(2), Grant(3)]
+
+
+def test_brief_work_is_bounded_and_queues_like_all_else() -> None:
+    waiters = tuple(WaiterView(number, "a", is_brief=True) for number in range(1, 5))
+    nearly_full = ready("a", in_flight=MAX_BRIEF - 1, n_brief=MAX_BRIEF - 1)
+    decisions = decide(pool_of(nearly_full, waiters=waiters, queue_per_model=2))
+    assert decisions[0] == Grant(1)
+    (refusal,) = decisions[1:]
+    assert isinstance(refusal, Refuse)
+    assert (refusal.waiter, refusal.fault.code) == (4, FaultCode.QUEUE_FULL)
+    assert decide(pool_of(absent("a"), waiters=waiters[:1])) == [StartLoad("a")]
 
 
 def test_many_waiters_of_a_cold_model_start_one_load() -> None:
@@ -215,6 +233,16 @@ def test_the_models_own_load_does_not_count_as_waiting() -> None:
     full = ready("a", in_flight=2, last_load=60)
     assert decide(pool_of(full, waiters=later("a"), max_wait_s=50)) == []
     assert decide(pool_of(loading("a"), waiters=later("a"), max_wait_s=0)) == []
+
+
+def test_who_waits_for_a_process_that_does_not_end_is_refused_in_time() -> None:
+    """A drain that takes its time, or a process that not even SIGKILL ends (a dead disk)."""
+    gone = replace(stopping("a"), in_flight=1)
+    (refusal,) = decide(pool_of(gone, waiters=later("a"), max_wait_s=50))
+    assert isinstance(refusal, Refuse)
+    assert refusal.fault.code is FaultCode.DEADLINE_EXCEEDED
+    assert "being stopped" in refusal.fault.message
+    assert decide(pool_of(gone, waiters=later("a", ago=10), max_wait_s=50)) == []
 
 
 def test_no_waiting_at_all_still_loads_what_fits_and_swaps_what_is_idle() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mlxk.config.settings import Settings
 from mlxk.store.catalog import ModelRef, Source
-from mlxk.supervisor.failures import forgive, note_death, settle_failure
+from mlxk.supervisor.failures import forgive, note_death, note_progress, settle_failure, stuck_load
 from mlxk.supervisor.records import ModelRecord
 from mlxk.supervisor.states import ExitReport, ModelState, StopStep
 from mlxk.workers.protocol import FaultCode
@@ -35,6 +36,22 @@ def test_a_death_of_a_ready_model_refuses_nobody_who_waits(record: ModelRecord) 
     record.state = ModelState.READY
     assert note_death(record, DIED) is None
     assert "while it ran" in (record.failure or "")
+
+
+def test_a_load_is_ended_when_it_gets_no_further_and_not_for_its_length(record: ModelRecord) -> None:
+    settings = Settings(start_timeout_s=60, load_stall_s=120)
+    record.state, record.progress_at = ModelState.LOADING, 100.0
+    for second in range(200, 2000, 100):  # half an hour, and a little more of it each time
+        note_progress(record, second, float(second))
+        assert stuck_load(record, settings, second + 99.0) is None
+    note_progress(record, 1900, 5000.0)  # what it has said before is no progress
+    assert stuck_load(record, settings, 1900 + 129.0) is None
+    fault = stuck_load(record, settings, 1900 + 131.0)
+    assert fault is not None
+    assert (fault.code, fault.retryable) == (FaultCode.MODEL_LOAD_FAILED, True)
+    assert "no progress for 131 s" in fault.message
+    record.state = ModelState.READY
+    assert stuck_load(record, settings, 9000.0) is None
 
 
 def fail(record: ModelRecord, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mlxk.supervisor.mailbox import Mailbox
+from mlxk.supervisor.mailbox import MANY, Mailbox, merge_deltas
 from mlxk.workers.protocol import (
     Delta,
     Failed,
@@ -14,6 +14,8 @@ from mlxk.workers.protocol import (
     FinishReason,
     RequestEvent,
     Started,
+    TokenLogprob,
+    ToolCall,
     Usage,
 )
 from tests.unit.supervisor.aio import in_loop, turns
@@ -80,3 +82,70 @@ async def test_an_event_that_crosses_with_the_cancellation_is_not_lost() -> None
     reader.cancel()
     await asyncio.wait([reader])
     assert await mailbox.take() == [STARTED]
+
+
+CALL = ToolCall("c1", "f", "{}")
+
+
+def test_neighbouring_deltas_become_one() -> None:
+    logprob = TokenLogprob(1, b"a", -0.5)
+    events: list[RequestEvent] = [
+        STARTED,
+        Delta("r1", reasoning="th"),
+        Delta("r1", reasoning="ink", tokens=2),
+        Delta("r1", "a", logprobs=[logprob]),
+        Delta("r1"),
+        Delta("r1", "b", logprobs=[logprob]),
+        Delta("r1", tool_calls=[CALL]),
+        FINISHED,
+    ]
+    merged = merge_deltas(events)
+    assert merged == [STARTED, Delta("r1", "ab", "think", [CALL], 7, [logprob, logprob]), FINISHED]
+
+
+def test_a_merge_changes_no_order() -> None:
+    """One delta is read as reasoning, content, calls: what comes in another order stays apart."""
+    events: list[RequestEvent] = [
+        Delta("r1", "a"),
+        Delta("r1"),
+        Delta("r1", reasoning="b"),
+        Delta("r1", tool_calls=[CALL]),
+        Delta("r1"),
+        Delta("r1", "c"),
+    ]
+    assert merge_deltas(events) == [
+        Delta("r1", "a", tokens=2),
+        Delta("r1", reasoning="b", tool_calls=[CALL], tokens=3),
+        Delta("r1", "c"),
+    ]
+
+
+def test_a_merge_knows_all_parts_of_a_delta() -> None:
+    """A new field must be merged, too."""
+    known = ("id", "content", "reasoning", "tool_calls", "tokens", "logprobs")
+    assert Delta.__struct_fields__ == known
+
+
+@in_loop
+async def test_who_never_reads_costs_the_text_and_not_an_object_for_each_token() -> None:
+    mailbox = Mailbox()
+    for number in range(20 * MANY):
+        mailbox.put_delta(Delta("r1", f"{number} "), 0.0)
+        assert len(mailbox._events) <= MANY
+    mailbox.put(FINISHED)
+    *deltas, end = await mailbox.take()
+    assert end == FINISHED
+    texts = [delta.content for delta in deltas if isinstance(delta, Delta)]
+    assert "".join(texts) == "".join(f"{number} " for number in range(20 * MANY))
+    assert sum(delta.tokens for delta in deltas if isinstance(delta, Delta)) == 20 * MANY
+
+
+@in_loop
+async def test_what_cannot_be_merged_is_not_tried_for_every_token() -> None:
+    mailbox = Mailbox()
+    for _ in range(2 * MANY):
+        mailbox.put_delta(Delta("r1", "a"), 0.0)
+        mailbox.put_delta(Delta("r1", reasoning="b"), 0.0)
+    assert mailbox._full_at > 2 * MANY
+    assert 2 * MANY < len(await mailbox.take()) < 4 * MANY
+    assert mailbox._full_at == MANY

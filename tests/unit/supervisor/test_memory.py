@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import psutil
+import pytest
 
 from mlxk.supervisor.costs import cache_budget_bytes, model_cost_bytes
 from mlxk.supervisor.memory import default_limit_bytes, process_bytes
@@ -32,3 +33,13 @@ def test_the_cache_grows_with_the_machine_within_bounds() -> None:
 
 def test_a_model_costs_more_than_its_weights() -> None:
     assert model_cost_bytes(4 * GB, GB) > 5 * GB
+
+
+def test_a_process_that_cannot_be_asked_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files: the pool's task asks at every step, and must not die of it."""
+
+    def fail(pid: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("mlxk.supervisor.memory.psutil.Process", fail)
+    assert process_bytes(os.getpid()) == 0

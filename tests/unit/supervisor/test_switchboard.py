@@ -16,6 +16,7 @@ from mlxk.workers.protocol import (
     Abort,
     Delta,
     Deltas,
+    Detokenized,
     Failed,
     Fault,
     FaultCode,
@@ -25,6 +26,7 @@ from mlxk.workers.protocol import (
     Hello,
     Ping,
     Started,
+    Tokenized,
     Usage,
     decode_to_worker,
     encode_from_worker,
@@ -113,6 +115,21 @@ async def test_one_frames_deltas_reach_each_their_mailbox() -> None:
         peer.say(Started("r1", 1, 0, 8), Deltas([Delta("r1", "a"), Delta("r2", "b")]), finished("r1"))
         assert await first.take() == [Started("r1", 1, 0, 8), Delta("r1", "a"), finished("r1")]
         assert await second.take() == [Delta("r2", "b")]
+
+
+@in_loop
+async def test_every_last_word_ends_its_request() -> None:
+    async with make_board() as board:
+        peer = await board.worker("w1")
+        boxes = {name: board.open("w1", name) for name in ("f", "t", "d", "x")}
+        words = [finished("f"), Tokenized("t", [1], 9), Detokenized("d", "hi"), Failed("x", GONE)]
+        peer.say(*words)
+        for name, word in zip(boxes, words, strict=True):
+            assert await boxes[name].take() == [word]
+            assert boxes[name].ended
+            assert boxes[name].settled.is_set()
+        assert board.switchboard.open_requests() == 0
+        assert board.idle == ["w1"]
 
 
 @in_loop

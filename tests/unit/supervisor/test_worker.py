@@ -279,6 +279,23 @@ async def test_a_load_without_progress_ends_the_worker() -> None:
 
 
 @in_loop
+async def test_the_same_word_again_is_no_progress() -> None:
+    async with on_stage(load_stall_s=0.2) as stage:
+        stage.post(HELLO, LoadOrder(SPEC))
+
+        async def repeat() -> None:
+            while True:
+                stage.post(LoadProgress(7, 100))
+                await asyncio.sleep(0.02)
+
+        repeating = asyncio.create_task(repeat())
+        event = await stage.until(WorkerState.STOPPING)
+        repeating.cancel()
+        assert event.failure is not None
+        assert "no progress" in event.failure.message
+
+
+@in_loop
 async def test_a_long_load_with_progress_goes_on() -> None:
     async with on_stage(load_stall_s=0.3) as stage:
         stage.post(HELLO, LoadOrder(SPEC))

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxk.workers.clerk import LONG_PROMPT_BYTES, LONG_PROMPT_TOKENS, is_long
 from mlxk.workers.lifeline import EXIT_FRONT_GONE
 from mlxk.workers.protocol import (
     PROTOCOL,
@@ -99,6 +100,59 @@ def test_an_abort_ends_a_request_within_a_step(pair: tuple[Front, InProcessWorke
     front.send(Abort("a"), Abort("never there"), Ping(1))
     front.listen_until(lambda m: isinstance(m, Pong))
     assert len(front.last_words("a")) == 1
+
+
+LONG = "x" * (LONG_PROMPT_BYTES + 1)
+
+
+def test_a_long_prompt_is_prepared_beside_the_others_steps(pair: tuple[Front, InProcessWorker]) -> None:
+    front, worker = pair
+    worker.load(front, prepare_s=0.5, step_s=0.005)
+    front.send(Generate("other", prompt="y", max_tokens=100_000))
+    front.listen_until(lambda m: isinstance(m, Deltas))
+    n_before = len(front.text("other").split())
+    front.send(Generate("long", prompt=LONG, max_tokens=2))
+    front.listen_until(lambda m: isinstance(m, Started) and m.id == "long")
+    assert len(front.text("other").split()) > n_before + 10
+    front.listen_until(is_last_word_of("long"))
+    assert front.text("long") == "w0 w1"
+
+
+def test_an_abort_finds_a_long_prompt_that_is_being_prepared(pair: tuple[Front, InProcessWorker]) -> None:
+    front, worker = pair
+    worker.load(front, prepare_s=0.3)
+    front.send(Generate("a", prompt=LONG, max_tokens=100_000), Generate("b", prompt=LONG, max_tokens=1))
+    front.send(Abort("a"))
+    last = front.listen_until(is_last_word_of("a"))
+    assert isinstance(last, Failed)
+    assert last.fault.code is FaultCode.CANCELLED
+    front.listen_until(is_last_word_of("b"))
+    front.send(Ping(1))
+    front.listen_until(lambda m: isinstance(m, Pong))
+    assert not [m for m in front.heard if isinstance(m, Started) and m.id == "a"]
+    assert len(front.last_words("a")) == 1
+
+
+def test_a_long_prompt_that_was_taken_is_answered_in_a_drain(pair: tuple[Front, InProcessWorker]) -> None:
+    front, worker = pair
+    worker.load(front, prepare_s=0.2)
+    front.send(Generate("a", prompt=LONG, max_tokens=2), Drain())
+    assert isinstance(front.listen_until(is_last_word_of("a")), Finished)
+
+
+@pytest.mark.parametrize(
+    ("request_", "long"),
+    [
+        (Generate("a", prompt=LONG), True),
+        (Generate("a", messages=[{"role": "user", "content": LONG}]), True),
+        (Generate("a", tokens=[1] * (LONG_PROMPT_TOKENS + 1)), True),
+        (Generate("a", prompt="x"), False),
+        (Generate("a", tokens=[1] * 10), False),
+    ],
+    ids=["text", "chat", "tokens", "short text", "short tokens"],
+)
+def test_what_is_a_long_prompt(request_: Generate, long: bool) -> None:
+    assert is_long(request_) is long
 
 
 def test_an_abort_right_behind_its_request_ends_it(pair: tuple[Front, InProcessWorker]) -> None:

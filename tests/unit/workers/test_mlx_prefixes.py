@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
+from mlxk.workers import mlx_adapter as adapter
 from mlxk.workers.protocol import FinishReason, Generate
 from tests.models import MODEL_KINDS
 from tests.unit.workers.engines import (
@@ -236,3 +237,22 @@ def test_the_cache_budget_holds_while_requests_come(new_engine: Callable[..., Re
     assert engine.stats().cache.bytes <= 60_000
     engine.trim_cache(0)
     assert engine.stats().cache.entries == 0
+
+
+@pytest.mark.parametrize("model", ["llama", "hybrid"])
+def test_what_there_is_no_room_for_is_not_copied_out(
+    model: str, new_engine: Callable[..., RecordingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short, a copy of a long prompt's cache that is thrown away at once makes it shorter."""
+    copied = []
+    monkeypatch.setattr(adapter, "detach", lambda cache: copied.append(cache) or cache)
+    engine = new_engine(model, cache_bytes=0, prefill_chunk=16)
+    run_one(engine, prompt=LONG, max_tokens=4)
+    conversation = Conversation(engine)
+    conversation.submit(Generate("a", prompt=LONG, max_tokens=9, ignore_eos=True, sampling=GREEDY))
+    conversation.run_until(lambda: bool(conversation.replies["a"].tokens))
+    conversation.abort("a")
+    assert not copied
+    engine.trim_cache(1 << 26)
+    run_one(engine, prompt=LONG, max_tokens=4)
+    assert copied

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlxk.workers.constraints import Constraint
 from mlxk.workers.detokenizer import Detokenizer
 from mlxk.workers.mlx_adapter import LogitsProcessor, Sampler
 from mlxk.workers.pipeline import TextPipeline
@@ -48,10 +49,10 @@ class SabotagedSamplers:
             return self._sampler
         return self._real.sampler(sampling, drawn)
 
-    def processors(self, sampling: Sampling) -> list[LogitsProcessor]:
+    def processors(self, sampling: Sampling, n_prompt: int) -> list[LogitsProcessor]:
         if self._processor is not None and sampling == VICTIM:
             return [self._processor]
-        return self._real.processors(sampling)
+        return self._real.processors(sampling, n_prompt)
 
 
 def others(n_tokens: int = 14) -> list[Generate]:
@@ -156,8 +157,8 @@ def test_a_text_that_cannot_be_made_fails_its_request_alone(
                 raise ValueError("no words")
             return super().push(token)
 
-    def pipeline(request: Generate, prompt: Prompt) -> TextPipeline:
-        made = make_pipeline(request, prompt)
+    def pipeline(request: Generate, prompt: Prompt, constraint: Constraint | None) -> TextPipeline:
+        made = make_pipeline(request, prompt, constraint)
         if request.sampling == VICTIM:
             made._decoder = Speechless(engine._fast_tokenizer)
         return made

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mlxk.store.builtin import builtin_path
 from mlxk.workers.protocol import (
     Deltas,
     FaultCode,
@@ -18,6 +19,7 @@ from mlxk.workers.protocol import (
     FinishReason,
     Generate,
     Sampling,
+    Started,
 )
 from tests.unit.workers.engines import (
     GREEDY,
@@ -162,6 +164,30 @@ def test_without_max_tokens_a_share_of_the_context_is_the_bound(
     assert decided(199) == 1
     assert decided(10, max_tokens=7) == 7
     assert decided(10, max_tokens=10_000) == 190
+
+
+@pytest.mark.parametrize("context", [8192, 32_768, 131_072])
+def test_larger_windows_get_larger_defaults(tmp_path: Path, context: int) -> None:
+    """Seed 002: half of the window on the server, all that is left of it in `mlxk run`."""
+    folder = shutil.copytree(builtin_path(), tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": context}))
+    engine = load_engine(folder)
+
+    def decided(**fields: Any) -> int:
+        request_id = f"r{len(seen)}"
+        seen.append(request_id)
+        (started,) = engine.submit(Generate(request_id, tokens=[1] * 100, **fields))
+        engine.abort(request_id)
+        assert isinstance(started, Started)
+        return started.max_tokens
+
+    seen: list[str] = []
+    assert decided() == context // 2
+    assert decided(context_share=1.0) == context - 100
+    assert decided(max_tokens=500) == 500
+    assert decided(max_tokens=context) == context - 100
+    engine.close()
 
 
 def test_max_tokens_ends_a_reply_with_length(tiny: RecordingEngine) -> None:

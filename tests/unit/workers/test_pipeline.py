@@ -14,9 +14,10 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxk.store.builtin import builtin_path
 from mlxk.workers import mlx_adapter as adapter
-from mlxk.workers.model_facts import tool_format
-from mlxk.workers.pipeline import Piece, TextPipeline, ToolFormat
+from mlxk.workers.markers import Markers
+from mlxk.workers.pipeline import Piece, TextPipeline
 from mlxk.workers.protocol import Delta, Deltas, decode_from_worker, encode_from_worker
+from mlxk.workers.tool_formats import ToolFormat, tool_format
 from tests.unit.workers.cuts import cut, cuts
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -118,24 +119,30 @@ fragments = st.lists(
 ).map("".join)
 
 
-@example("a<", [], [1], "normal", True)
-@example(f"x\n{CALL}\n{CALL_2}", [], list(range(60)), "normal", True)
-@example("<think>\n a \n\n b\n</think>\n\nc", [], list(range(40)), "normal", True)
+@example("a<", [], [1], "normal", True, [])
+@example(f"x\n{CALL}\n{CALL_2}", [], list(range(60)), "normal", True, [])
+@example("<think>\n a \n\n b\n</think>\n\nc", [], list(range(40)), "normal", True, [])
 @given(
     fragments,
     st.lists(st.sampled_from(["STOP", "a", "\n\n", "</tool_call>", "<th", "日"]), max_size=2),
     cuts,
     st.sampled_from(["normal", "reasoning"]),
     st.booleans(),
+    st.lists(st.sampled_from(["a\n", "STOP", "日本"]), max_size=1),
 )
 def test_the_reply_does_not_depend_on_how_the_text_was_cut(
-    text: str, stops: list[str], at: list[int], state: str, offered: bool
+    text: str, stops: list[str], at: list[int], state: str, offered: bool, hidden: list[str]
 ) -> None:
-    tools = TOOLS if offered else None
-    whole = reply(text, stops=stops, state=state, tools=tools)
-    assert reply(cut(text, at), stops=stops, state=state, tools=tools) == whole
-    assert reply(list(text), stops=stops, state=state, tools=tools) == whole
-    assert reply(cut(text, at), stops=stops, state=state, tools=tools, hold_last=True) == whole
+    given: dict[str, Any] = {
+        "stops": stops,
+        "hidden": hidden,
+        "state": state,
+        "tools": TOOLS if offered else None,
+    }
+    whole = reply(text, **given)
+    assert reply(cut(text, at), **given) == whole
+    assert reply(list(text), **given) == whole
+    assert reply(cut(text, at), **given, hold_last=True) == whole
 
 
 @given(fragments)
@@ -287,3 +294,72 @@ def test_a_parser_may_return_several_calls() -> None:
         "<tool_call>", "</tool_call>", lambda text, _: [{"name": name} for name in text.split()]
     )
     assert reply("<tool_call>a b</tool_call>", parser=several).calls == (("a", "{}"), ("b", "{}"))
+
+
+def finished(text: str, end_text: str | None, **more: Any) -> tuple[Piece, TextPipeline]:
+    pipeline = TextPipeline(
+        Pieces([text]),
+        stops=more.get("stops", []),
+        hidden_stops=more.get("hidden", []),
+        splitter=adapter.MarkerSplitter(markers(), "normal"),
+        tool_format=tool_format(builtin_tokenizer()),
+        tools=TOOLS,
+    )
+    piece = pipeline.push(0)
+    piece.extend(pipeline.finish(end_text))
+    return piece, pipeline
+
+
+def test_the_end_tokens_text_as_a_stop_string_is_reported() -> None:
+    """Seed 001's gateway turns it into the token's id, and reports the string."""
+    _, pipeline = finished("Yes.", "<|im_end|>", stops=["<|im_end|>"])
+    assert (pipeline.matched_stop, pipeline.stopped) == ("<|im_end|>", False)
+    assert finished("Yes.", "<|im_end|>", stops=["Yes!"])[1].matched_stop is None
+    assert finished("Yes.", None, stops=["<|im_end|>"])[1].matched_stop is None
+
+
+def test_a_hidden_stop_does_not_cut_a_call_or_thoughts() -> None:
+    """A file to write may hold a transcript, and thoughts speak of the user."""
+    takes_any = ToolFormat(
+        "<tool_call>", "</tool_call>", lambda text, _: {"name": "f", "arguments": {"x": text}}
+    )
+    got = reply("<tool_call>a\nUser: b</tool_call>", hidden=["\nUser:"], parser=takes_any)
+    assert got == Reply(calls=(("f", '{"x": "a\\nUser: b"}'),))
+    got = reply("<think>a\nUser: wants b</think>c\nUser: d", hidden=["\nUser:"])
+    assert got == Reply("c", "a\nUser: wants b", stopped=True)
+
+
+def test_what_comes_after_a_hidden_stop_is_nothing_at_all() -> None:
+    got = reply(f"a\nUser: b{CALL}", hidden=["\nUser:"])
+    assert got == Reply("a", stopped=True)
+
+
+def test_a_stop_that_was_asked_for_goes_before_a_hidden_one_that_is_complete_with_it() -> None:
+    assert reply("a\nUser:", stops=["User:"], hidden=["\nUser:"]) == Reply("a\n", "", (), "User:", True)
+    assert reply("a\nUser: END", stops=["END"], hidden=["\nUser:"]) == Reply("a", stopped=True)
+
+
+def test_a_stop_at_the_very_first_character_leaves_nothing() -> None:
+    assert reply("END of it", stops=["END"]) == Reply("", "", (), "END", True)
+    assert reply(f"{CALL}", stops=["<"]) == Reply("", "", (), "<", True)
+
+
+def test_thoughts_about_calls_go_on_after_a_malformed_one() -> None:
+    text = "<think>Use <tool_call>?</tool_call> or not? \n\n </think>No."
+    assert reply(text) == Reply("No.", "Use <tool_call>?</tool_call> or not?")
+
+
+def test_numbers_that_json_does_not_know_make_a_call_malformed() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>'
+    assert reply(text) == Reply(text)
+
+
+def test_without_tools_a_call_is_shown_while_it_is_written() -> None:
+    pipeline = TextPipeline(
+        Pieces(["<tool_call>", "{"]),
+        stops=[],
+        hidden_stops=[],
+        splitter=Markers(builtin_tokenizer()).splitter("normal", with_tools=False),
+    )
+    assert pipeline.push(0).content == "<tool_call>"
+    assert pipeline.push(1).content == "{"

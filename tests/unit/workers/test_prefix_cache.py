@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -222,3 +223,34 @@ def test_clearing_forgets_everything_but_the_counts() -> None:
 def test_no_more_than_so_many_entries_are_kept() -> None:
     cache = stored(PrefixCache(10**6, FakeOps(), max_entries=3), *([i, i] for i in range(10)))
     assert cache.stats().entries == 3
+
+
+@pytest.mark.parametrize("trimmable", [False, True])
+def test_a_lookup_takes_no_longer_for_many_branches_off_its_path(trimmable: bool) -> None:
+    """Each stored sequence leaves the prompt a token earlier: followed to the end, they were 100 ms for 4,096
+    of 8,000 tokens, in which nobody's stream moved."""
+    path = list(range(1000, 1600))
+    branches = [[*path[:end], 0] for end in range(300, 600)]
+    cache = stored(PrefixCache(10**9, FakeOps()), path[:2], *branches, trimmable=trimmable)
+    keys = _Watched(cache._sorted)
+    cache._sorted = keys
+    # The whole one at the very beginning is out of sight; with caches that can be cut the nearest is best.
+    assert cache.fetch(path).n_tokens == (599 if trimmable else 0)
+    assert keys.looked_at <= 12 * MAX_WALK  # each search by halves looks at nine; all of them: 3,000
+
+
+class _Watched(list[bytes]):
+    """Counts the places that are looked at one by one."""
+
+    looked_at = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, int):
+            self.looked_at += 1
+        return super().__getitem__(place)
+
+
+def test_only_what_is_within_the_budget_fits() -> None:
+    cache = PrefixCache(30, FakeOps())
+    assert cache.fits([FakeLayer((1, 2, 3), True)])
+    assert not cache.fits([FakeLayer((1, 2, 3, 4), True)])

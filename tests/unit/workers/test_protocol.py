@@ -23,7 +23,9 @@ from mlxk.workers.protocol import (
     Loaded,
     ProtocolError,
     Sampling,
+    TokenLogprob,
     ToolCall,
+    TopLogprob,
     decode_from_worker,
     decode_to_worker,
     encode_from_worker,
@@ -64,6 +66,7 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
         int: st.integers(-(2**63), 2**63 - 1),
         float: st.floats(allow_nan=False),
         bool: st.booleans(),
+        bytes: st.binary(max_size=4),
         type(None): st.none(),
     }
     return simple[kind]
@@ -95,7 +98,10 @@ def test_every_message_from_a_worker_arrives_as_it_was_sent(kind: type[Any], dat
 @given(data=st.data())
 def test_fields_of_a_newer_peer_are_ignored(kind: type[Any], data: st.DataObject) -> None:
     message = data.draw(struct(kind))
-    newer = {**msgspec.to_builtins(message, str_keys=False), "a_field_of_tomorrow": {"x": [1]}}
+    newer = {
+        **msgspec.to_builtins(message, str_keys=False, builtin_types=[bytes]),
+        "a_field_of_tomorrow": {"x": [1]},
+    }
     frame = msgspec.msgpack.encode([newer])
     decode = decode_to_worker if kind in TO_WORKER else decode_from_worker
     assert decode(frame) == [message]
@@ -108,7 +114,7 @@ def test_fields_that_an_older_peer_lacks_are_defaulted(kind: type[Any], data: st
     message = data.draw(struct(kind))
     decode = decode_to_worker if kind in TO_WORKER else decode_from_worker
     for name in optional_fields(kind):
-        older = msgspec.to_builtins(message, str_keys=False)
+        older = msgspec.to_builtins(message, str_keys=False, builtin_types=[bytes])
         del older[name]
         (decoded,) = decode(msgspec.msgpack.encode([older]))
         assert getattr(decoded, name) == default_of(kind, name)
@@ -133,9 +139,15 @@ def test_structs_are_frozen_and_new_fields_can_only_follow_required_ones(kind: t
 
 def test_a_delta_of_a_newer_or_older_peer_decodes() -> None:
     """Deltas are arrays: what is appended is ignored, what is missing at the end is defaulted."""
-    long = [{"type": "deltas", "items": [["a", "x", "", [["c", "f", "{}", "new"]], 2, "new", 5]]}]
+    likely = [7, b"x", -0.5, [[7, b"x", -0.5, "new"], [8, b"\xf0", -1.5]], "new"]
+    long = [{"type": "deltas", "items": [["a", "x", "", [["c", "f", "{}", "new"]], 2, [likely], "new", 5]]}]
     (decoded,) = decode_from_worker(msgspec.msgpack.encode(long))
-    assert decoded == Deltas([Delta("a", "x", "", [ToolCall("c", "f", "{}")], 2)])
+    top = [TopLogprob(7, b"x", -0.5), TopLogprob(8, b"\xf0", -1.5)]
+    expected = Delta("a", "x", "", [ToolCall("c", "f", "{}")], 2, [TokenLogprob(7, b"x", -0.5, top)])
+    assert decoded == Deltas([expected])
+    older = [{"type": "deltas", "items": [["a", "x", "", [], 2]]}]
+    (decoded,) = decode_from_worker(msgspec.msgpack.encode(older))
+    assert decoded == Deltas([Delta("a", "x", "", [], 2)])
     (decoded,) = decode_from_worker(msgspec.msgpack.encode([{"type": "deltas", "items": [["a"]]}]))
     assert decoded == Deltas([Delta("a")])
 
@@ -172,6 +184,14 @@ def test_a_message_goes_only_the_way_it_was_made_for() -> None:
         decode_to_worker(encode_from_worker([Loaded(1, 1, 1, 0.0)]))
     with pytest.raises(ProtocolError):
         decode_from_worker(encode_to_worker([Generate("a")]))
+
+
+def test_the_last_words_are_what_workers_say_of_one_request() -> None:
+    """Who waits for a request's end matches on `LastWord`: one that is missing there would wait for ever."""
+    ends = set(get_args(protocol.LastWord))
+    assert ends <= set(FROM_WORKER) & set(get_args(protocol.RequestEvent))
+    assert set(get_args(protocol.RequestEvent)) - ends == {protocol.Started, protocol.Progress, Delta}
+    assert set(get_args(protocol.Work)) <= set(TO_WORKER)
 
 
 def test_token_ids_stay_integers_as_keys() -> None:

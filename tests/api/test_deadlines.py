@@ -1,0 +1,73 @@
+"""`request_timeout`: a request that takes too long ends with a word, and its work with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.client import Request
+from tests.server import Server, add_fake_model, standing
+
+FOREVER = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home: Path = tmp_path_factory.mktemp("home")
+    add_fake_model(home, "slow", step_s=0.01)
+    add_fake_model(home, "prefill", prefill_steps=100_000, prefill_step_s=0.01)
+    add_fake_model(home, "load", load_s=600)
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "2", "MLXK_REQUEST_TIMEOUT": "1s"}
+    with standing(Server(home, env=env)) as running:
+        yield running
+
+
+def assert_free(server: Server, model: str) -> None:
+    server.wait_for(lambda models: models.get(model, {"in_flight": 0, "queued": 0})["in_flight"] == 0)
+    server.wait_for(lambda models: models.get(model, {"in_flight": 0, "queued": 0})["queued"] == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streaming"])
+@pytest.mark.parametrize("model", ["prefill", "load"])
+def test_before_the_first_token_it_is_a_503(server: Server, model: str, stream: bool) -> None:
+    with Request(server, model, words=FOREVER, stream=stream) as request:
+        assert request.status == 503
+        assert request.response.getheader("Retry-After")
+        error = request.error()
+        assert error["code"] == "deadline_exceeded"
+        assert "request_timeout" in error["message"]
+        assert_free(server, model)
+
+
+def test_a_whole_reply_that_is_not_finished_in_time_is_a_503(server: Server) -> None:
+    with Request(server, "slow", words=FOREVER) as request:
+        assert request.error()["code"] == "deadline_exceeded"
+        assert_free(server, "slow")
+
+
+def test_after_the_first_token_it_is_an_event_and_the_end(server: Server) -> None:
+    with Request(server, "slow", words=FOREVER, stream=True) as request:
+        *texts, last = request.events()
+        assert texts
+        assert last["error"]["code"] == "deadline_exceeded"
+        assert request.response.read() in (b"", b"\n")
+        assert_free(server, "slow")
+
+
+def test_several_choices_end_together(server: Server) -> None:
+    with Request(server, "slow", words=FOREVER, n=2) as request:
+        assert request.error()["code"] == "deadline_exceeded"
+        assert_free(server, "slow")
+
+
+def test_who_waits_in_the_queue_ends_too(server: Server) -> None:
+    with Request(server, "slow", words=FOREVER, n=2), Request(server, "slow", words=FOREVER) as queued:
+        assert queued.error()["code"] == "deadline_exceeded"
+    assert_free(server, "slow")
+
+
+def test_who_is_quick_enough_notices_nothing(server: Server) -> None:
+    with Request(server, "slow", words=3) as request:
+        assert request.text() == "w0 w1 w2"
