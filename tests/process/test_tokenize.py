@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
     home: Path = tmp_path_factory.mktemp("home")
     add_fake_model(home, "a", step_s=0.005)
     add_fake_model(home, "slow", tokenize_s=60)
-    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "1", "MLXK_ABORT_GRACE_S": "1"}
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "1", "MLXK_ABORT_GRACE": "1"}
     with standing(Server(home, env=env)) as running:
         yield running
 
@@ -80,7 +80,7 @@ def test_a_stop_of_the_model_ends_it(server: Server) -> None:
 
 def test_the_end_of_the_server_is_told(tmp_path: Path) -> None:
     add_fake_model(tmp_path, "slow", tokenize_s=60)
-    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_DRAIN_TIMEOUT_S": "0"}
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_DRAIN_TIMEOUT": "0"}
     server = Server(tmp_path, env=env)
     try:
         with Client(server.url).whole("/tokenize", {"model": "slow", "prompt": "x"}) as pending:
