@@ -301,7 +301,8 @@ def test_at_the_limit_of_files_http_stops_short_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit sets another process's limit on Linux only")
-@pytest.mark.soak  # failed once in 20 runs (the front was gone): not explained yet
+# Finds a fault that is not mended yet, about once in ten runs: docs/status.md, 2.
+@pytest.mark.soak
 def test_without_any_descriptor_left_the_front_neither_spins_nor_dies(tmp_path: Path) -> None:
     add_fake_model(tmp_path, "slow")
     server = Server(tmp_path, env={"MLXK_ENGINE": "fake", "MLXK_SPARE": "0"})
