@@ -1,11 +1,12 @@
-"""What a model can do, as far as its chat template and tokenizer tell before it is loaded.
+"""What a model can do, as far as its files tell before it is loaded.
 
-A loaded model's worker knows better; this is for lists of models that are not loaded. The literals are those
-by which mlx_lm 0.32 chooses a tool parser and finds thinking markers.
+A loaded model's worker says the same, by mlx_lm's rules: those by which mlx_lm 0.32 chooses a tool parser and
+finds thinking marks, and ours for gpt-oss. `tests/unit/workers/test_capabilities.py` compares the two.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from mlxk.store.folder import open_regular
 from mlxk.store.json_file import read_object
 
-_TOOL_LITERALS: tuple[tuple[str, ...], ...] = (
+_CALLS_IN_TEMPLATE: tuple[tuple[str, ...], ...] = (
     ("<tool_call>", "tool_call.name"),
     ("<tool_call>\n<function=",),
     ("<tool_call>\\n<function=",),
@@ -27,12 +28,29 @@ _TOOL_LITERALS: tuple[tuple[str, ...], ...] = (
     ("<|tool_call_start|>",),
     ("<|tool_calls_section_begin|>",),
     ('<function name="', '<param name="'),
+    ("<atem:function_calls>",),
 )
 """A template that holds all of one group renders tool calls in a form that can be read back."""
 
-_THINKING_LITERALS = ("<think>", "<longcat_think>", "<|think:start|>", "<|channel|>", "<|channel>")
-_LARGEST_BYTES = 256 * 1024
-"""Larger than any template. In tokenizer.json the added tokens come first; the vocabulary that follows can be
+_HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|return|>")
+_XTML = ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>")
+_CALL_TOKENS = (_HARMONY, _XTML, ("<|tool_call_start|>", "<|tool_call_end|>"))
+_THINKING_TOKENS = (
+    _HARMONY,
+    _XTML,
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>", "<channel|>"),
+)
+"""A vocabulary that holds all of one group has a model that calls tools, or thinks."""
+
+_SPEAKS_MUSE_SPARK = "muse_spark"
+"""The model type for which mlx_lm's code, not the checkpoint, names the tool parser and the headers."""
+_LARGEST_TEMPLATE_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
+_LARGEST_TOKEN_LIST_BYTES = 4 * 1024 * 1024
+"""In tokenizer.json the added tokens come first (Gemma's take 1.1 MB); the vocabulary that follows can be
 tens of megabytes."""
 
 
@@ -51,33 +69,66 @@ def chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None
     return None
 
 
-def capabilities(path: Path, tokenizer_config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Some of "chat", "tools" and "reasoning", in this order."""
+def capabilities(
+    path: Path, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Some of "chat", "tools" and "reasoning", in this order. `config`: of config.json."""
     template = chat_template(path, tokenizer_config)
-    if template is None:
-        # mlx_lm brings some templates as code, named here.
-        return ("chat",) if isinstance(tokenizer_config.get("chat_template_type"), str) else ()
-    found = ["chat"]
-    if "tool_parser_type" in tokenizer_config or _holds_any_group(template):
+    # mlx_lm brings some templates as code, named here.
+    if template is None and not isinstance(tokenizer_config.get("chat_template_type"), str):
+        return ()
+    is_muse_spark = config.get("model_type") == _SPEAKS_MUSE_SPARK
+    found, tokens = ["chat"], _added_tokens(path, tokenizer_config)
+    has_parser = tokenizer_config.get("tool_parser_type") is not None
+    if is_muse_spark or has_parser or _renders_calls(path, tokenizer_config) or _has(tokens, _CALL_TOKENS):
         found.append("tools")
-    if any(literal in template or literal in _added_tokens(path) for literal in _THINKING_LITERALS):
+    if is_muse_spark or _has(tokens, _THINKING_TOKENS):
         found.append("reasoning")
     return tuple(found)
 
 
-def _holds_any_group(template: str) -> bool:
-    return any(all(literal in template for literal in group) for group in _TOOL_LITERALS)
+def _renders_calls(path: Path, tokenizer_config: Mapping[str, Any]) -> bool:
+    """mlx_lm looks into a template that is alone, not into several."""
+    if not (path / "chat_template.jinja").is_file() and isinstance(
+        tokenizer_config.get("chat_template"), list
+    ):
+        return False
+    template = chat_template(path, tokenizer_config) or ""
+    return any(all(literal in template for literal in group) for group in _CALLS_IN_TEMPLATE)
 
 
-def _added_tokens(path: Path) -> str:
-    """The part of tokenizer.json that names the added tokens, as it stands there."""
-    return _text_of(path / "tokenizer.json").partition('"normalizer"')[0]
+def _has(tokens: str, groups: tuple[tuple[str, ...], ...]) -> bool:
+    return any(all(f'"{token}"' in tokens for token in group) for group in groups)
 
 
-def _text_of(path: Path) -> str:
+def _added_tokens(path: Path, tokenizer_config: Mapping[str, Any]) -> str:
+    """The parts of the files that name the added tokens, as they stand there."""
+    listed = _text_until(path / "tokenizer.json", b'"normalizer"', _LARGEST_TOKEN_LIST_BYTES)
+    named = tokenizer_config.get("added_tokens_decoder")
+    return listed + (json.dumps(named, ensure_ascii=False) if isinstance(named, dict) else "")
+
+
+def _text_of(path: Path, largest_bytes: int = _LARGEST_TEMPLATE_BYTES) -> str:
     """The start of the file; "" if it cannot be read."""
     try:
         with open_regular(path) as file:
-            return file.read(_LARGEST_BYTES).decode("utf-8", errors="replace")
+            return file.read(largest_bytes).decode("utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _text_until(path: Path, end: bytes, largest_bytes: int) -> str:
+    """The file up to `end`; "" if it cannot be read. Read in pieces: the vocabulary that follows the added
+    tokens is megabytes, and `mlxk list` looks at every model."""
+    found = b""
+    try:
+        with open_regular(path) as file:
+            while len(found) < largest_bytes and (piece := file.read(_PIECE_BYTES)):
+                at = max(0, len(found) - len(end))
+                found += piece
+                if (place := found.find(end, at)) >= 0:
+                    found = found[:place]
+                    break
+    except OSError:
+        return ""
+    return found.decode("utf-8", errors="replace")

@@ -60,6 +60,9 @@ def _make_engine(name: str) -> Engine:
         from mlxk.workers.fake_engine import FakeEngine
 
         return FakeEngine()
+    from mlxk.workers.quick_imports import remember_import_structures
+
+    remember_import_structures()
     from mlxk.workers.mlx_engine import MlxEngine
 
     engine = MlxEngine()

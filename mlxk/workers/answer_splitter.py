@@ -12,6 +12,7 @@ from enum import Enum
 from typing import ClassVar
 
 from mlxk.workers.grammars import CallMarkers, Form
+from mlxk.workers.marker_tokens import begun
 from mlxk.workers.pipeline import TextSplitter
 
 
@@ -73,11 +74,11 @@ class AnswerSplitter:
         return self._free.holds_text if self._at is _At.FREE else bool(self._held)
 
     def split(self, text: str) -> Iterator[tuple[str, str]]:
-        parts: list[tuple[str, str]] = []
         text, self._held = self._held + text, ""
         while text:
+            parts: list[tuple[str, str]] = []
             text = self._STEPS[self._at](self, text, parts)
-        return iter(parts)
+            yield from parts  # whoever reads may `enter` another state after the last of them
 
     def enter(self, state: str) -> None:
         """After a call that was none: only free text has such, a grammar allows none."""
@@ -111,6 +112,8 @@ class AnswerSplitter:
 
     def _take_start(self, text: str, parts: list[tuple[str, str]]) -> str:
         text = text.lstrip()
+        if not text:
+            return ""
         if self._may_think:
             assert self._think is not None
             assert self._think.start is not None
@@ -169,9 +172,8 @@ class AnswerSplitter:
         before, found, rest = text.partition(marker)
         if found:
             return before, rest
-        kept = text_without_beginning(text, marker)
-        self._held = text[len(kept) :]
-        return kept, None
+        self._held = begun(text, marker)
+        return text[: len(text) - len(self._held)], None
 
     _STEPS: ClassVar = {
         _At.FREE: _take_free,
@@ -182,14 +184,6 @@ class AnswerSplitter:
         _At.CLOSING: _take_closing,
         _At.DONE: _drop,
     }
-
-
-def text_without_beginning(text: str, marker: str) -> str:
-    """`text` without an end that could be the beginning of `marker`."""
-    for length in range(min(len(marker) - 1, len(text)), 0, -1):
-        if text.endswith(marker[:length]):
-            return text[:-length]
-    return text
 
 
 class JsonEnd:

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxk.workers.answer_splitter import AnswerSplitter, ThinkMarkers
-from mlxk.workers.grammar_processor import FreeSplitter, GrammarProcessor, Thinking, one_line
+from mlxk.workers.encoder import Encoder
+from mlxk.workers.grammar_processor import FreeSplitter, FreeText, GrammarProcessor, Thinking, one_line
 from mlxk.workers.grammars import CallMarkers, Form, Grammar, asked_by, grammar, part_text, refusal
+from mlxk.workers.marker_tokens import Overruns
 from mlxk.workers.prompts import Prompt
-from mlxk.workers.protocol import FaultCode, FaultError, Generate, fault
-from mlxk.workers.tool_formats import ToolFormat
+from mlxk.workers.protocol import Fault, FaultCode, FaultError, Generate, fault
+from mlxk.workers.tool_formats import ToolFormat, json_calls
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 MAX_COMPILED = 32
-"""Grammars kept: most clients send the same one again and again."""
+"""Grammars kept, and as many refusals: most clients send the same one again and again."""
 JSON_CALLS = "mlx_lm.tool_parsers.json_tools"
 """The parser of models that write a call as one JSON object between markers."""
 LIMITS: dict[str, Any] = {
@@ -69,13 +71,16 @@ class Constraints:
     def __init__(self, tokenizer: Any, free_splitter: FreeSplitter) -> None:
         """`tokenizer` is mlx_lm's TokenizerWrapper."""
         self._wrapper = tokenizer
+        self._encoder = Encoder(tokenizer)
         self._free_splitter = free_splitter
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._eos = sorted(tokenizer.eos_token_ids)
-        self._thinking = _thinking(tokenizer)
         self._markers = _json_markers(tokenizer)
+        self._thinking: Thinking | None = None
+        self._free: FreeText | None = None
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._refusals: OrderedDict[str, Fault] = OrderedDict()
 
     def constraint(self, request: Generate, prompt: Prompt) -> Constraint | None:
         """None where the request asks for none. Raises FaultError for one that cannot be kept."""
@@ -106,7 +111,7 @@ class Constraints:
             thinking=thinking,
             may_open=may_open,
             initial=prompt.initial_state,
-            free=self._free_splitter if form is Form.FREE else None,
+            free=self._free if form is Form.FREE else None,
             banned_in_thoughts=self._call_tokens(),
         )
         think = ThinkMarkers(thinking.start if may_open else None, thinking.end) if thinking else None
@@ -119,6 +124,10 @@ class Constraints:
     def _ready(self, param: str) -> LLTokenizer:
         if self._tokenizer is None:
             self._tokenizer = self._llguidance_tokenizer(param)
+            self._thinking = _thinking(self._wrapper)
+            if self._markers is not None:
+                start = self._markers.start
+                self._free = FreeText(self._free_splitter, start, Overruns(self._backend, start))
         return self._tokenizer
 
     def _llguidance_tokenizer(self, param: str) -> LLTokenizer:
@@ -149,21 +158,24 @@ class Constraints:
     def _compile(self, wanted: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
         """A matcher at its beginning, the caller's own."""
         text = wanted.text()
+        if text in self._refusals:
+            self._refusals.move_to_end(text)
+            raise FaultError(self._refusals[text])
         found = self._compiled.get(text)
         if found is None:
             found = _matcher(tokenizer, text)
             problem = _problem(found)
             if problem:
-                raise _refused(wanted, tokenizer, problem)
-            if len(self._compiled) >= MAX_COMPILED:
-                self._compiled.popitem(last=False)
-            self._compiled[text] = found
+                refused = _refused(wanted, tokenizer, problem)
+                _keep(self._refusals, text, refused.fault)
+                raise refused
+            _keep(self._compiled, text, found)
         self._compiled.move_to_end(text)
         return found.deep_copy()
 
     def _special_token(self, text: str) -> int | None:
         """The token that is this marker and nothing else."""
-        found = self._wrapper.encode(text, add_special_tokens=False)
+        found = self._encoder.encode(text, add_special=False)
         if len(found) != 1 or self._tokenizer is None:
             return None
         return int(found[0]) if self._tokenizer.is_special_token(found[0]) else None
@@ -173,7 +185,13 @@ class Constraints:
         return list(tokens) if len(tokens) == 1 else []
 
 
-_CALL_ARRAY = ToolFormat("", "", lambda text, tools: json.loads(text))
+def _keep(kept: OrderedDict[str, Any], text: str, new: Any) -> None:
+    if len(kept) >= MAX_COMPILED:
+        kept.popitem(last=False)
+    kept[text] = new
+
+
+_CALL_ARRAY = ToolFormat("", "", lambda text, tools: json_calls(text))
 
 _NOT_JSON_CALLS = {
     Form.FREE: "it does not write its calls as JSON; set 'tool_choice' to 'required' or to a function",
@@ -246,6 +264,7 @@ def _refused(wanted: Grammar, tokenizer: LLTokenizer, problem: str) -> FaultErro
 
 
 def _thinking(tokenizer: Any) -> Thinking | None:
+    """For a fast tokenizer."""
     if not tokenizer.has_thinking:
         return None
     return Thinking(
@@ -253,6 +272,7 @@ def _thinking(tokenizer: Any) -> Thinking | None:
         tokenizer.think_end,
         tuple(tokenizer.think_start_tokens),
         tuple(tokenizer.think_end_tokens),
+        Overruns(tokenizer.backend_tokenizer, tokenizer.think_end),
     )
 
 

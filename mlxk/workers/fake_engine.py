@@ -58,6 +58,7 @@ from mlxk.workers.protocol import (
 )
 
 CONTEXT = 4096
+LONG_PROMPT_CHARS = 65_536
 DEFAULT_WORDS = 16
 
 
@@ -131,7 +132,7 @@ class FakeEngine:
         time.sleep(float(self._faults.get("prepare_s", 0)))
 
     def submit(self, request: Generate, prepared: Any = None) -> list[FromWorker]:
-        text = json.dumps(request.messages or request.prompt or request.tokens)
+        text = _as_text(request)
         unwanted = self._faults.get("fail_request")
         if unwanted and unwanted in text:
             raise ValueError(f"the fake engine fails on {unwanted!r}")
@@ -252,6 +253,14 @@ class FakeEngine:
         if length := int(self._faults.get("binary_output_bytes", 0)):
             os.write(1, b"fake engine: binary \x1b]0;title\x07\x1b[2J\n")
             os.write(1, (bytes(range(256)) * (length // 256 + 1))[:length] + b"\n")
+
+
+def _as_text(request: Generate) -> str:
+    """What stands for the prompt. 10 MB of it as JSON would keep all other sequences waiting for 50 ms and
+    more, which the real engine does not do: it is prepared in another thread."""
+    if request.prompt is not None and len(request.prompt) > LONG_PROMPT_CHARS:
+        return request.prompt
+    return json.dumps(request.messages or request.prompt or request.tokens)
 
 
 def _really_hold(n_bytes: int) -> bytes:

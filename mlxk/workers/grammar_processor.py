@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlxk.workers.answer_splitter import text_without_beginning
 from mlxk.workers.detokenizer import Detokenizer
+from mlxk.workers.marker_tokens import Overruns, begun
 from mlxk.workers.pipeline import TextSplitter
 from mlxk.workers.protocol import Fault, FaultCode
 
@@ -33,6 +33,18 @@ class Thinking:
     end: str
     start_tokens: tuple[int, ...]
     end_tokens: tuple[int, ...]
+    overruns: Overruns
+    """Of `end`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """What stands outside of calls, where only those are held to a grammar."""
+
+    splitter: FreeSplitter
+    call_start: str
+    overruns: Overruns
+    """Of `call_start`."""
 
 
 def one_line(problem: str) -> str:
@@ -69,7 +81,7 @@ class GrammarProcessor:
     thinking: Thinking | None
     may_open: bool
     initial: str
-    free: FreeSplitter | None
+    free: FreeText | None
     banned_in_thoughts: list[int]
     fault: Fault | None = None
     _matcher: LLMatcher = field(init=False)
@@ -78,23 +90,30 @@ class GrammarProcessor:
     """Tokens after the prompt that the state has seen."""
     _opened: int = field(init=False)
     """Tokens of the opening marker that are written."""
+    _may_answer: bool = field(init=False)
+    """While thoughts may be opened: what is written may be the beginning of the answer as well."""
+    _closed: int = field(init=False)
+    """Tokens of the thoughts' end marker that are written."""
     _tail: str = field(init=False)
-    """The end of the thoughts so far: perhaps the beginning of their end marker."""
+    """The end of the text so far: perhaps the beginning of the marker that is waited for."""
     _detokenizer: Detokenizer = field(init=False)
     _splitter: TextSplitter | None = field(init=False)
-    _redirect: tuple[mx.array, mx.array] | None = field(init=False, default=None)
+    _redirects: dict[tuple[str, int], tuple[mx.array, mx.array]] = field(init=False, default_factory=dict)
+    _overruns: dict[str, mx.array | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
+        self.fault = None  # of a batch that is no more
         self._matcher = self.start.deep_copy()
-        self._read = self._opened = 0
+        self._read = self._opened = self._closed = 0
+        self._may_answer = True
         self._tail = ""
         self._detokenizer = Detokenizer(self.backend)
         self._splitter = None
         if self.free is not None:
-            self._phase, self._splitter = _Phase.FREE, self.free(self.initial)
+            self._phase, self._splitter = _Phase.FREE, self.free.splitter(self.initial)
         elif self.initial == "reasoning" and self.thinking is not None:
             self._phase = _Phase.THOUGHTS
         else:
@@ -133,33 +152,43 @@ class GrammarProcessor:
 
     def _take_opening(self, token: int) -> None:
         assert self.thinking is not None
-        if token == self.thinking.start_tokens[self._opened]:
-            self._opened += 1
-            if self._opened == len(self.thinking.start_tokens):
-                self._phase, self._opened = _Phase.THOUGHTS, 0
-        else:
-            self._phase = _Phase.GRAMMAR
+        if token != self.thinking.start_tokens[self._opened]:
+            self._phase, self._opened = _Phase.GRAMMAR, 0
             self._take_answer(token)
+            return
+        self._opened += 1
+        if self._opened == len(self.thinking.start_tokens):
+            self._phase, self._opened = _Phase.THOUGHTS, 0
+            self._matcher = self.start.deep_copy()
+        elif self._may_answer:
+            self._may_answer = bool(self._matcher.validate_tokens([token]))
+            if self._may_answer:
+                self._matcher.consume_token(token)
 
     def _take_thought(self, token: int) -> None:
         assert self.thinking is not None
+        end = self.thinking.end_tokens
+        self._closed = self._closed + 1 if token == end[self._closed] else int(token == end[0])
+        self._closed %= len(end)
         text = self._tail + self._detokenizer.push(token)
         _, found, rest = text.partition(self.thinking.end)
         if found:
             self._phase = _Phase.GRAMMAR
             self._take_text(rest.lstrip())
         else:
-            self._tail = text[len(text_without_beginning(text, self.thinking.end)) :]
+            self._tail = begun(text, self.thinking.end)
 
     def _take_free(self, token: int) -> None:
         assert self._splitter is not None
+        assert self.free is not None
         text = self._detokenizer.push(token)
         for index, character in enumerate(text):
             deque(self._splitter.split(character), maxlen=0)  # an iterator that works while it is read
             if self._splitter.state == "tool":
                 self._phase = _Phase.GRAMMAR
-                self._take_text(text[index + 1 :])
+                self._take_text(text[index + 1 :].lstrip())
                 return
+        self._tail = begun(self._tail + text, self.free.call_start)
 
     def _take_text(self, text: str) -> None:
         """What a token holds after a marker: it belongs to the grammar already."""
@@ -174,37 +203,52 @@ class GrammarProcessor:
         elif self.free is not None and self._matcher.is_stopped():  # the call is over, and text may follow
             self._matcher = self.start.deep_copy()
             self._detokenizer = Detokenizer(self.backend)
-            self._phase, self._splitter = _Phase.FREE, self.free("normal")
+            self._phase, self._splitter = _Phase.FREE, self.free.splitter("normal")
+            self._tail = ""
 
     # ----------------------------------------------------------------------- logits
 
     def _constrained(self, logits: mx.array) -> mx.array:
-        if self._phase in (_Phase.FREE, _Phase.DONE):
+        if self._phase is _Phase.DONE:
             return logits
+        if self._phase is _Phase.FREE:
+            return self._free(logits)
         if self._phase is _Phase.THOUGHTS:
             return self._thoughtful(logits)
         width = logits.shape[-1]
-        if self._opened:
+        opening: mx.array | None = None
+        if self._phase is _Phase.OPENING:
             assert self.thinking is not None
-            allowed = _only([self.thinking.start_tokens[self._opened]], width)
-        else:
-            allowed = _unpacked(self._matcher.compute_bitmask(), width)
-            if self._matcher.is_error():
-                raise Broken(self._matcher.get_error())
-            if self._phase is _Phase.OPENING:
-                assert self.thinking is not None
-                allowed = mx.logical_or(allowed, _only([self.thinking.start_tokens[0]], width))
+            opening = _only([self.thinking.start_tokens[self._opened]], width)
+        if opening is not None and not self._may_answer:
+            return mx.where(opening, logits, -mx.inf)
+        allowed = _unpacked(self._matcher.compute_bitmask(), width)
+        if self._matcher.is_error():
+            raise Broken(self._matcher.get_error())
+        if opening is not None:
+            allowed = mx.logical_or(allowed, opening)
         return mx.where(allowed, logits, -mx.inf)
+
+    def _free(self, logits: mx.array) -> mx.array:
+        """Text runs free, but a call's marker ends where a token ends, or the grammar could not follow."""
+        assert self.free is not None
+        if self._tail not in self._overruns:
+            banned = self.free.overruns.after(self._tail)
+            self._overruns[self._tail] = _only(banned, logits.shape[-1]) if banned else None
+        banned_here = self._overruns[self._tail]
+        return logits if banned_here is None else mx.where(banned_here, -mx.inf, logits)
 
     def _thoughtful(self, logits: mx.array) -> mx.array:
         """Thoughts run free, but neither the reply nor a call may begin inside them: where the model would
         do either, it ends its thoughts."""
         assert self.thinking is not None
-        width = logits.shape[-1]
-        if self._redirect is None:
-            banned = _only([*self.eos, *self.banned_in_thoughts], width)
-            self._redirect = banned, _only([self.thinking.end_tokens[0]], width)
-        banned, end = self._redirect
+        here = self._tail, self._closed
+        if here not in self._redirects:
+            width = logits.shape[-1]
+            overruns = self.thinking.overruns.after(self._tail)
+            banned = _only([*self.eos, *self.banned_in_thoughts, *overruns], width)
+            self._redirects[here] = banned, _only([self.thinking.end_tokens[self._closed]], width)
+        banned, end = self._redirects[here]
         wish = mx.max(mx.where(banned, logits, -mx.inf), axis=-1, keepdims=True)
         return mx.where(banned, -mx.inf, mx.where(end, mx.maximum(logits, wish), logits))
 

@@ -26,6 +26,17 @@ MAX_PATTERN_PROPERTIES = 16
 MAX_JOINTS = 1000
 """References and branches (of anyOf and the like) of a schema. llguidance follows them by recursion, and a
 chain of 1,500 references overflowed the stack."""
+LARGEST_INTEGER = 1 << 53
+"""Of bounds and values: llguidance reads them as doubles."""
+_KEYS_OF_NUMBERS = (
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "const",
+    "enum",
+)
 
 BLANKS = r"(\n([ ]{0,20}|\t{0,8})| )?"
 """What may stand between two parts of a JSON text: nothing, a blank, or a line's end and an indentation.
@@ -132,7 +143,9 @@ def grammar(
         rules.append("tool: " + " | ".join(bodies))
         starts.append("calls")
         rules += _calls(form, markers, special, parallel=request.parallel_tool_calls)
-    _check_size(parts)
+    _check_size(parts)  # first: the other looks are at all of it
+    for part in parts:
+        _check_counts(part.schema, part.param)
     start = " | ".join(starts)
     if after_thoughts and form is not Form.FREE:
         rules.append(r"LEAD: /\n{1,2}/")
@@ -199,7 +212,6 @@ def _parameters(function: dict[str, Any], param: str) -> dict[str, Any]:
 
 
 def _part(name: str, schema: dict[str, Any], param: str) -> Part:
-    _check_counts(schema, param)
     return Part(name, {**schema, "x-guidance": OPTIONS}, param)
 
 
@@ -226,10 +238,26 @@ def _check_counts(schema: Any, param: str) -> None:
             if len(_object(here, "properties")) > MAX_PROPERTIES:
                 raise refusal(param, f"an object may have at most {MAX_PROPERTIES} 'properties'")
             patterns += len(_object(here, "patternProperties"))
+    if _has_inexact_number(schema):
+        raise refusal(param, f"a number beyond {LARGEST_INTEGER} would not be followed exactly")
     if patterns > MAX_PATTERN_PROPERTIES:
         raise refusal(param, f"it may have at most {MAX_PATTERN_PROPERTIES} 'patternProperties'")
     if joints > MAX_JOINTS:
         raise refusal(param, f"it may have at most {MAX_JOINTS} references and branches")
+
+
+def _has_inexact_number(schema: Any) -> bool:
+    """Whether a bound or a value in the schema is a number that a double may not hold."""
+    waiting = [(schema, False)]
+    while waiting:  # each place once: a `const` may hold a `const`, and so on
+        here, is_value = waiting.pop()
+        if isinstance(here, dict):
+            waiting += [(inner, is_value or key in _KEYS_OF_NUMBERS) for key, inner in here.items()]
+        elif isinstance(here, list):
+            waiting += [(inner, is_value) for inner in here]
+        elif is_value and isinstance(here, int | float) and abs(here) > LARGEST_INTEGER:
+            return True
+    return False
 
 
 def _object(schema: dict[str, Any], key: str) -> dict[str, Any]:

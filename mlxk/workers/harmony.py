@@ -10,7 +10,6 @@ Source: OpenAI's description of the format, cookbook.openai.com/articles/openai-
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -129,10 +128,12 @@ def _possible_end(text: str) -> int:
 
 def _parse(text: str, tools: Any) -> dict[str, Any]:
     recipient, _, arguments = text.partition("\n")
-    return {"name": recipient.removeprefix("functions."), "arguments": json.loads(arguments)}
+    if not arguments.strip():
+        raise ValueError("no arguments")
+    return {"name": recipient.removeprefix("functions."), "arguments": arguments}
 
 
-def _written(text: str, closed: bool) -> str:
+def _written(text: str) -> str:
     """Without markers: its template refuses a history that holds them."""
     recipient, _, arguments = text.partition("\n")
     return f"to={recipient} {arguments}"

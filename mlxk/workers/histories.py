@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlxk.workers import written_json
 from mlxk.workers.harmony import speaks_harmony
 
 Message = dict[str, Any]
@@ -27,6 +29,8 @@ class TemplateStyle:
     """Mistral's refuse call ids that are not nine letters and digits."""
     one_call_a_message: bool = False
     """gpt-oss' writes the first call of a message and forgets the others."""
+    efforts: frozenset[str] = frozenset()
+    """The values of `reasoning_effort` that it names."""
 
 
 def style_of(tokenizer: Any) -> TemplateStyle:
@@ -45,7 +49,31 @@ def style_of(tokenizer: Any) -> TemplateStyle:
         thoughts=reads[0] if reads else "reasoning_content",
         short_ids="[TOOL_CALLS]" in text and "length 9" in text,
         one_call_a_message=speaks_harmony(tokenizer),
+        efforts=_HARMONY_EFFORTS if speaks_harmony(tokenizer) else _efforts(text),
     )
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_HARMONY_EFFORTS = frozenset(("low", "medium", "high"))
+"""gpt-oss was trained with these; its template writes any word."""
+_NEAREST = {"minimal": ("low",), "xhigh": ("high",), "max": ("xhigh", "high")}
+"""OpenAI's other values, and what models of fewer have in their place."""
+
+
+def _efforts(template: str) -> frozenset[str]:
+    if "reasoning_effort" not in template:
+        return frozenset()
+    return frozenset(one for one in _EFFORTS if f"'{one}'" in template or f'"{one}"' in template)
+
+
+def known_arguments(arguments: Mapping[str, Any], style: TemplateStyle) -> Mapping[str, Any]:
+    """A template's arguments, with the nearest `reasoning_effort` for one that it does not name. A template
+    that names none gets the client's value: what it makes of it cannot be seen from here."""
+    effort = arguments.get("reasoning_effort")
+    if not isinstance(effort, str) or effort in style.efforts:
+        return arguments
+    known = next((one for one in _NEAREST.get(effort, ()) if one in style.efforts), effort)
+    return {**arguments, "reasoning_effort": known}
 
 
 def template_messages(messages: Iterable[Message], style: TemplateStyle) -> list[Message]:
@@ -91,7 +119,7 @@ def _object_call(call: dict[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            parsed = json.loads(arguments) if arguments.strip() else {}
+            parsed = written_json.readable(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError):
             parsed = arguments
         function["arguments"] = parsed if isinstance(parsed, dict) else arguments
@@ -107,21 +135,27 @@ def _text_call(call: dict[str, Any]) -> dict[str, Any]:
 def _link_results(messages: list[Message]) -> None:
     """Templates name a result's function, or look up its id. A result without an id answers the oldest call
     without a result; one with an id that nobody gave stays as it is."""
-    open_calls: list[tuple[str, str]] = []
+    open_calls: OrderedDict[tuple[str, int], str] = OrderedDict()
+    """The functions' names, by id and number. A dict would look for its first among all that are gone."""
+    open_numbers: dict[str, deque[int]] = {}
+    n_calls = 0
     for place, message in enumerate(messages):
         for number, call in enumerate(message.get("tool_calls") or ()):
             if not call.get("id"):
                 call["id"] = f"call_{place}_{number}"
-            open_calls.append((call["id"], str(call["function"].get("name", ""))))
+            n_calls += 1
+            open_calls[call["id"], n_calls] = str(call["function"].get("name", ""))
+            open_numbers.setdefault(call["id"], deque()).append(n_calls)
         if message.get("role") != "tool":
             continue
         answered = message.get("tool_call_id")
-        found = next((call for call in open_calls if answered in (None, call[0])), None)
-        if found is None:
-            continue
-        open_calls.remove(found)
-        message["tool_call_id"] = found[0]
-        message.setdefault("name", found[1])
+        if answered is None:
+            answered = next(iter(open_calls), ("", 0))[0]
+        waiting = open_numbers.get(answered)
+        if waiting:
+            name = open_calls.pop((answered, waiting.popleft()))
+            message["tool_call_id"] = answered
+            message.setdefault("name", name)
 
 
 def _shorten_ids(message: Message) -> None:
@@ -153,14 +187,15 @@ def _one_call_a_message(messages: list[Message]) -> list[Message]:
         while place < len(messages) and messages[place].get("role") == "tool":
             results.append(messages[place])
             place += 1
+        answers: dict[str | None, list[Message]] = {}
+        for result in results:
+            answers.setdefault(result.get("tool_call_id"), []).append(result)
         thoughts = "\n".join(text for text in (message.get("thinking"), message["content"]) if text)
         for number, call in enumerate(calls):
             alone = {**message, "content": "", "tool_calls": [call]}
             alone.pop("thinking", None)
             if thoughts and number == 0:  # its template takes one of the two
                 alone["thinking"] = thoughts
-            answers = [result for result in results if result.get("tool_call_id") == call["id"]]
-            shown += [alone, *answers]
-            results = [result for result in results if result not in answers]
-        shown += results
+            shown += [alone, *answers.pop(call["id"], ())]
+        shown += [result for result in results if result.get("tool_call_id") in answers]
     return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlxk.workers import harmony, tool_formats
-from mlxk.workers import mlx_adapter as adapter
+from mlxk.workers.marker_splitter import MarkedText, MarkerSplitter
 from mlxk.workers.pipeline import TextSplitter
 
 
@@ -14,8 +14,8 @@ class Markers:
 
     def __init__(self, tokenizer: Any) -> None:
         self._is_harmony = harmony.speaks_harmony(tokenizer)
-        self._machine = adapter.marker_machine(tokenizer)
-        self._machine_without_tools = adapter.marker_machine(tokenizer, with_tools=False)
+        self._marked = MarkedText(tokenizer)
+        self._marked_without_tools = MarkedText(tokenizer, with_tools=False)
         self.tool_format = harmony.tool_format() if self._is_harmony else tool_formats.tool_format(tokenizer)
         transitions = tokenizer.response_transitions
         self.has_reasoning = self._is_harmony or bool(tokenizer.has_thinking) or "reasoning" in transitions
@@ -26,5 +26,4 @@ class Markers:
         """`with_tools`: tools were offered. Else what looks like a call is text and need not be held back."""
         if self._is_harmony:
             return harmony.HarmonySplitter(initial)
-        machine = self._machine if with_tools else self._machine_without_tools
-        return adapter.MarkerSplitter(machine, initial)
+        return MarkerSplitter(self._marked if with_tools else self._marked_without_tools, initial)

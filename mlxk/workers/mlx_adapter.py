@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +119,11 @@ def _source(module_name: str) -> str:
 
 
 # ----------------------------------------------------------------------- KV caches
+
+
+def new_cache(model: Any) -> list[Any]:
+    """Empty KV caches, one for each layer, of the kinds that the model asks for."""
+    return list(make_prompt_cache(model))
 
 
 class KVCacheOps:
@@ -301,61 +305,31 @@ def _batch_progress(response: Any) -> BatchProgress:
 # ---------------------------------------------------------------------------- text
 
 
-@dataclass(frozen=True, slots=True)
 class MarkerMachine:
-    machine: TextStateMachine
-    ends: re.Pattern[str]
-    """Just behind each character that may complete a marker."""
-
-
-class MarkerSplitter:
-    """A sequence's position in a model's thinking and tool markers (`pipeline.TextSplitter`)."""
-
-    def __init__(self, machine: MarkerMachine, initial: str) -> None:
-        self._machine = machine
-        self._state = machine.machine.make_state(initial)
-
-    @property
-    def state(self) -> str:
-        return str(self._state[0])
-
-    @property
-    def holds_text(self) -> bool:
-        return bool(self._state[3])
-
-    def split(self, text: str) -> Iterator[tuple[str, str]]:
-        # At most one marker in each piece, at its end: whoever reads may `enter` another state after it.
-        for piece in self._machine.ends.split(text):
-            self._state, segments = TextStateMachine.split(self._state, piece)
-            for state, part in segments:
-                yield state or "normal", part
-
-    def enter(self, state: str) -> None:
-        self._state = self._machine.machine.make_state(state)
-
-    def flush(self) -> tuple[str, str]:
-        self._state, rest, state = TextStateMachine.flush(self._state)
-        return state or "normal", rest
-
-
-def marker_machine(tokenizer: Any, *, with_tools: bool = True) -> MarkerMachine:
-    """The state machine of a tokenizer's thinking and tool markers. Without stop strings: it deletes those
-    that are not aligned with tokens and generates on."""
-    # Formats with headers know from the header what follows; a call without tools must not end up in one.
-    seen = tokenizer if with_tools or tokenizer.response_transitions else _WithoutTools(tokenizer)
-    markers = [seen.think_start, seen.think_end, *seen.structural_markers]
-    markers += [text for edges in seen.response_transitions.values() for text, _ in edges]
-    if seen.has_tool_calling:
-        markers += [seen.tool_call_start, seen.tool_call_end]
-    last = "".join(sorted({re.escape(marker[-1]) for marker in markers if marker}))
-    return MarkerMachine(make_text_state_machine(seen), re.compile(f"(?<=[{last}])" if last else r"(?!)"))
-
-
-class _WithoutTools:
-    has_tool_calling = False
+    """mlx_lm's state machine of a tokenizer's thinking and tool markers. Without stop strings: it deletes
+    those that are not aligned with tokens and generates on."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        """`tokenizer`: what of a TokenizerWrapper tells its markers."""
+        self._machine = make_text_state_machine(tokenizer)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
+    def state(self, name: str) -> Any:
+        return self._machine.make_state(name)
+
+    def split(self, state: Any, text: str) -> tuple[Any, list[tuple[str, str]]]:
+        """The state after `text`, and its parts with the name of the state that each is in."""
+        state, parts = TextStateMachine.split(state, text)
+        return state, [(name or "normal", part) for name, part in parts]
+
+    def flush(self, state: Any) -> tuple[Any, str, str]:
+        """The state after the end, the text that was held back, and the name of the state that it is in."""
+        state, rest, name = TextStateMachine.flush(state)
+        return state, rest, name or "normal"
+
+
+def state_name(state: Any) -> str:
+    return str(state[0])
+
+
+def holds_text(state: Any) -> bool:
+    return bool(state[3])

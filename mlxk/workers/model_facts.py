@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from mlxk.store import config_facts
+from mlxk.store.json_file import read_object
+
 UNKNOWN_CONTEXT = 32_768
 """Assumed where a model's config gives no length (state-space models have no hard one)."""
-CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "n_positions", "seq_length", "max_seq_len")
 
 
 def vocab_size(config: dict[str, Any], tokenizer: Any) -> int:
@@ -19,21 +20,12 @@ def vocab_size(config: dict[str, Any], tokenizer: Any) -> int:
     return len(tokenizer)
 
 
-def context_length(config: dict[str, Any], limit: int | None) -> int:
-    own = UNKNOWN_CONTEXT
-    for source in (config, config.get("text_config") or {}):
-        lengths = [
-            source[key] for key in CONTEXT_KEYS if isinstance(source.get(key), int) and source[key] > 0
-        ]
-        if lengths:
-            own = lengths[0]
-            break
+def context_length(folder: Path, config: dict[str, Any], limit: int | None) -> int:
+    """What the store says of the same files, where it can say something."""
+    tokenizer_config, _ = read_object(folder / "tokenizer_config.json")
+    own = config_facts.context_length(config, tokenizer_config) or UNKNOWN_CONTEXT
     return min(own, limit) if limit else own
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object(folder / "generation_config.json")[0]

@@ -86,6 +86,7 @@ class TextPipeline:
         self._tools = tools
         self._state = "normal" if splitter is None else splitter.state
         self._call_text = ""
+        self._call_ids: set[str] = set()
         self._call_from = "normal"
         """The state in which the call began."""
         self._trim_content = False
@@ -228,7 +229,7 @@ class TextPipeline:
                 self._end_content(piece, gap="")
             return new
         if old == "tool":
-            if self._finish_call(piece, closed=True):
+            if self._finish_call(piece, marked=True):
                 if self._call_from == "reasoning":
                     self._end_thoughts(piece)
                 self._trim_content = True
@@ -257,10 +258,11 @@ class TextPipeline:
         """Everything that was read has been pushed through the stop strings: what is held comes out."""
         if self._splitter is not None and not self._over:
             state, rest = self._splitter.flush()
-            self._add(state, rest, piece)
             if state == "tool":
-                self._finish_call(piece, closed=by_the_model)
-            elif state == "reasoning":
+                self._finish_call(piece, by_the_model=by_the_model, rest=rest)
+            else:
+                self._add(state, rest, piece)
+            if state == "reasoning":
                 self._count_thoughts()
         if not self._over:
             self._show_thoughts(self._reasoning_matcher.flush(), piece)
@@ -268,17 +270,27 @@ class TextPipeline:
 
     # ------------------------------------------------------------------------ calls
 
-    def _finish_call(self, piece: Piece, *, closed: bool) -> bool:
-        """Whether it was a call."""
+    def _finish_call(
+        self, piece: Piece, *, marked: bool = False, by_the_model: bool = False, rest: str = ""
+    ) -> bool:
+        """Whether it was a call. `rest`: the end of a reply that was cut in what may be the end marker."""
         text, self._call_text = self._call_text, ""
-        if self._tool_format is None:
-            return False
-        calls = self._tool_format.calls(text, self._tools, closed=closed)
-        if calls:
+        form = self._tool_format
+        closed = marked or by_the_model
+        calls = form.calls(text, self._tools, closed=closed) if form is not None else []
+        if form is not None and calls:
             self.made_tool_calls = True
-            piece.tool_calls.extend(calls)
+            piece.tool_calls.extend(self._with_own_id(call, form) for call in calls)
             return True
         # Malformed, or no tools were offered: the client gets what the model wrote, where it wrote it.
-        written = self._tool_format.as_text(text, closed=closed)
+        text += rest
+        written = text if form is None else form.as_text(text, marked=marked)
         self._add(self._call_from if self._call_from == "reasoning" else "normal", written, piece)
         return False
+
+    def _with_own_id(self, call: ToolCall, form: ToolFormat) -> ToolCall:
+        """Some models write ids, and the same one twice: a client could not tell the results apart."""
+        if call.id in self._call_ids:
+            call = ToolCall(form.new_id(), call.name, call.arguments)
+        self._call_ids.add(call.id)
+        return call

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 from mlxk.workers import harmony
-from mlxk.workers.histories import style_of, template_messages, with_text_arguments
-from mlxk.workers.protocol import FaultCode, Generate, Tokenize, fault
+from mlxk.workers.encoder import Encoder, NotEncodable, TooLong, is_refusal
+from mlxk.workers.histories import known_arguments, style_of, template_messages, with_text_arguments
+from mlxk.workers.protocol import FaultCode, FaultError, Generate, Tokenize, fault
 
+TOKENIZE_AT_LEAST = 256 * 1024
+"""Tokens that `/tokenize` lists of any model, or four contexts of them: each takes 300 bytes for a moment."""
 PLAIN_ROLES = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 
 
@@ -26,8 +28,13 @@ class Prompt:
 class PromptBuilder:
     """Renders and tokenizes with one model's tokenizer (mlx_lm's TokenizerWrapper)."""
 
-    def __init__(self, tokenizer: Any, vocab_size: int, *, find_boundaries: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, vocab_size: int, *, find_boundaries: bool, context_length: int | None = None
+    ) -> None:
+        """With a `context_length` hopelessly long texts are refused before they are tokenized."""
         self._tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
+        self._context_length = context_length
         self._vocab_size = vocab_size
         self._find_boundaries = find_boundaries
         self._style = style_of(tokenizer)
@@ -38,8 +45,9 @@ class PromptBuilder:
         if request.messages is not None:
             prompt = self._chat(request)
         elif request.prompt is not None:
-            prompt = Prompt(self._encode(request.prompt), (), "normal", False)
+            prompt = Prompt(self._encode(request.prompt, request), (), "normal", False)
         else:
+            self._check_length(request)
             prompt = Prompt(list(request.tokens or ()), (), "normal", False)
         if not prompt.tokens:
             raise fault(
@@ -58,27 +66,41 @@ class PromptBuilder:
         """The tokens that `build` makes of the same prompt; also of one that is empty or too long.
         Raises FaultError."""
         if request.messages is None:
-            return self._encode(request.prompt or "", add_special=request.add_special_tokens)
+            return self._encode(request.prompt or "", request, add_special=request.add_special_tokens)
         messages = template_messages(request.messages, self._style)
         if not self._tokenizer.has_chat_template:
-            return self._encode(_plain_dialogue(messages, generation_prompt=request.add_generation_prompt))
+            text = _plain_dialogue(messages, generation_prompt=request.add_generation_prompt)
+            return self._encode(text, request)
         return self._render(messages, request, generation_prompt=request.add_generation_prompt)
 
-    def _encode(self, text: str, *, add_special: bool = True) -> list[int]:
+    def _check_length(self, request: Generate) -> None:
+        """A list of ids needs no tokenizer to be too long, and not even a look at them."""
+        limit, n_tokens = self._context_length, len(request.tokens or ())
+        if limit is not None and n_tokens >= limit:
+            raise too_long(limit, n_tokens, request)
+
+    def _encode(self, text: str, request: Generate | Tokenize, *, add_special: bool = True) -> list[int]:
         # A prompt that begins with the BOS text must not get a second one from the tokenizer.
         bos = self._tokenizer.bos_token
-        add_special = add_special and (bos is None or not text.startswith(bos))
+        return self._ids(text, request, add_special=add_special and (bos is None or not text.startswith(bos)))
+
+    def _ids(self, text: str, request: Generate | Tokenize, *, add_special: bool) -> list[int]:
+        context = self._context_length
+        limit = context
+        if context is not None and isinstance(request, Tokenize):
+            limit = max(TOKENIZE_AT_LEAST, 4 * context)
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special))
-        except Exception as error:
-            raise fault(
-                FaultCode.INVALID_REQUEST, f"The prompt cannot be tokenized: {error}", param="prompt"
-            ) from error
+            return self._encoder.encode(text, add_special=add_special, limit=limit)
+        except TooLong as error:
+            assert context is not None
+            raise too_long(context, error.tokens, request) from error
+        except NotEncodable as error:
+            raise _not_encodable(request, error) from error
 
     def _chat(self, request: Generate) -> Prompt:
         messages = template_messages(request.messages or (), self._style)
         if not self._tokenizer.has_chat_template:
-            return Prompt(self._encode(_plain_dialogue(messages)), (), "normal", True)
+            return Prompt(self._encode(_plain_dialogue(messages), request), (), "normal", True)
         tokens = self._render(messages, request, generation_prompt=True)
         boundaries = self._boundaries(messages, request, tokens) if self._find_boundaries else ()
         return Prompt(tokens, boundaries, self._initial_state(tokens), True)
@@ -86,13 +108,26 @@ class PromptBuilder:
     def _render(
         self, messages: list[dict[str, Any]], request: Generate | Tokenize, *, generation_prompt: bool
     ) -> list[int]:
+        rendered = self._rendered(messages, request, generation_prompt)
+        if isinstance(rendered, str):  # the template has written the BOS, if there is to be one
+            return self._ids(rendered, request, add_special=False)
+        return rendered
+
+    def _rendered(
+        self, messages: list[dict[str, Any]], request: Generate | Tokenize, generation_prompt: bool
+    ) -> str | list[int]:
         try:
             return self._apply_template(messages, request, generation_prompt)
-        except Exception as error:  # templates raise what their authors and Jinja please
+        except BaseException as error:  # templates raise what their authors and Jinja please
+            if not is_refusal(error):
+                raise
             written = with_text_arguments(messages)
             if written is not None:
-                with contextlib.suppress(Exception):
+                try:
                     return self._apply_template(written, request, generation_prompt)
+                except BaseException as again:
+                    if not is_refusal(again):
+                        raise
             raise fault(
                 FaultCode.TEMPLATE_ERROR,
                 f"The model's chat template refused the messages: {type(error).__name__}: {error}",
@@ -101,17 +136,19 @@ class PromptBuilder:
 
     def _apply_template(
         self, messages: list[dict[str, Any]], request: Generate | Tokenize, generation_prompt: bool
-    ) -> list[int]:
-        kwargs = {k: v for k, v in request.template_kwargs.items() if k not in _OUR_TEMPLATE_ARGUMENTS}
-        return list(
-            self._tokenizer.apply_chat_template(
-                messages,
-                tools=request.tools or None,
-                add_generation_prompt=generation_prompt,
-                tokenize=True,
-                **kwargs,
-            )
+    ) -> str | list[int]:
+        """Text, or tokens where this tokenizer does more than to encode the text."""
+        asked = known_arguments(request.template_kwargs, self._style)
+        kwargs = {k: v for k, v in asked.items() if k not in _OUR_TEMPLATE_ARGUMENTS}
+        as_text = self._encoder.takes_rendered_chats
+        made = self._tokenizer.apply_chat_template(
+            messages,
+            tools=request.tools or None,
+            add_generation_prompt=generation_prompt,
+            tokenize=not as_text,
+            **kwargs,
         )
+        return made if as_text else list(made)
 
     def _initial_state(self, tokens: list[int]) -> str:
         tokenizer = self._tokenizer
@@ -156,6 +193,24 @@ _OUR_TEMPLATE_ARGUMENTS = {
 }
 
 
+def too_long(context_length: int, n_tokens: int, request: Generate | Tokenize) -> FaultError:
+    # OpenAI's first words: clients (litellm) know by them to take a model with a longer context.
+    message = (
+        f"This model's maximum context length is {context_length} tokens; the prompt has {n_tokens}, "
+        "and a reply needs at least one more. Shorten the prompt."
+    )
+    return fault(FaultCode.CONTEXT_LENGTH_EXCEEDED, message, param=_param(request))
+
+
+def _not_encodable(request: Generate | Tokenize, error: Exception) -> FaultError:
+    message = f"The prompt cannot be tokenized: {error}"
+    return fault(FaultCode.INVALID_REQUEST, message, param=_param(request))
+
+
+def _param(request: Generate | Tokenize) -> str:
+    return "prompt" if request.messages is None else "messages"
+
+
 def _shared_length(a: list[int], b: list[int]) -> int:
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
@@ -165,5 +220,11 @@ def _shared_length(a: list[int], b: list[int]) -> int:
 
 def _plain_dialogue(messages: list[dict[str, Any]], *, generation_prompt: bool = True) -> str:
     """For models without a template: the plain form that chat_stop_strings end."""
-    lines = [f"{PLAIN_ROLES.get(m['role'], 'Human')}: {m['content']}" for m in messages]
+    lines = [f"{PLAIN_ROLES.get(m['role'], 'Human')}:{_after_a_blank(str(m['content']))}" for m in messages]
     return "\n\n".join([*lines, "Assistant:"] if generation_prompt else lines)
+
+
+def _after_a_blank(text: str) -> str:
+    """An answer begins with the blank that the model put after "Assistant:" itself; with a second one the
+    next prompt would not be what the model has seen."""
+    return text if text.startswith(" ") else f" {text}"

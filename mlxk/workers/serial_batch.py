@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
-from mlxk.workers.mlx_adapter import BatchProgress, BatchToken, LogitsProcessor, Sampler
+from mlxk.workers.mlx_adapter import BatchProgress, BatchToken, LogitsProcessor, Sampler, new_cache
 
 
 @dataclass(slots=True)
@@ -64,7 +63,7 @@ class SerialBatch:
         parts = [part for part in parts if part]
         self._uids += 1
         # A model writes into these caches: a stored prefix must be copied first.
-        own = make_prompt_cache(self._model) if cache is None else copy.deepcopy(cache)
+        own = new_cache(self._model) if cache is None else copy.deepcopy(cache)
         self._queue.append(
             SerialSequence(
                 self._uids,

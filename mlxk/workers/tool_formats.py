@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mlxk.workers import written_json
 from mlxk.workers.protocol import ToolCall
+from mlxk.workers.written_json import Numbers
 
 Tools = list[dict[str, Any]]
 Parse = Callable[[str, Any], Any]
@@ -43,8 +45,10 @@ class ToolFormat:
     parse: Parse
     ends_itself: bool = True
     """A whole call can be told from the beginning of one without its end marker."""
+    converts: bool = False
+    """`parse` gives numbers the type that the tool's schema wants."""
     new_id: Callable[[], str] = _new_call_id
-    written: Callable[[str, bool], str] | None = None
+    written: Callable[[str], str] | None = None
 
     def calls(self, text: str, tools: Tools | None, *, closed: bool) -> list[ToolCall]:
         """The calls that the text between the markers makes; [] if it is not calls from end to end.
@@ -54,36 +58,28 @@ class ToolFormat:
         if not tools or not (closed or self.ends_itself):
             return []
         try:
-            parsed = self.parse(text, plain_tools(tools))
-            return [self._tool_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
+            numbers = Numbers(text, by_value=self.converts)
+            parsed = self.parse(numbers.text, plain_tools(tools))
+            calls = parsed if isinstance(parsed, list) else [parsed]
+            return [self._tool_call(call, numbers) for call in calls]
         except Exception:  # parsers raise whatever their format's libraries raise
             return []
 
-    def as_text(self, text: str, *, closed: bool) -> str:
-        """What the model wrote, for a call that is none."""
+    def as_text(self, text: str, *, marked: bool) -> str:
+        """What the model wrote, for a call that is none. `marked`: the end marker too."""
         if self.written is not None:
-            return self.written(text, closed)
-        return self.start + text + (self.end if closed else "")
+            return self.written(text)
+        return self.start + text + (self.end if marked else "")
 
-    def _tool_call(self, call: Any) -> ToolCall:
+    def _tool_call(self, call: Any, numbers: Numbers) -> ToolCall:
         """Raises ValueError unless `call` is {"name": str, "arguments": object or JSON text}."""
         name = call["name"]
         arguments = call["arguments"] if "arguments" in call else call.get("parameters")
         if not isinstance(name, str) or not name:
             raise ValueError("a call without a name")
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        if arguments is None:
-            arguments = {}
-        if not isinstance(arguments, dict):
-            raise ValueError("a call whose arguments are no object")
         call_id = call.get("id")
-        if not isinstance(call_id, str) or not call_id:
-            call_id = self.new_id()
-        # NaN and Infinity are Python's, not JSON's.
-        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        if not _is_encodable(text):
-            text = json.dumps(arguments)
+        call_id = numbers.show(call_id) if isinstance(call_id, str) and call_id else self.new_id()
+        name, text = numbers.show(name), numbers.show(_arguments_text(arguments))
         if not _is_encodable(name) or not _is_encodable(call_id):
             raise ValueError("a call whose name is no text")
         return ToolCall(call_id, name, text)
@@ -101,6 +97,7 @@ def tool_format(tokenizer: Any) -> ToolFormat | None:
         tokenizer.tool_call_end or "",
         parse if strict is None else lambda text, tools: strict(parse, text, tools),
         ends_itself=family not in ("glm47", "longcat", "minicpm5"),
+        converts=family in ("minicpm5", "minimax_m2", "qwen3_coder"),
         new_id=_new_mistral_id if family == "mistral" else _new_call_id,
     )
 
@@ -117,6 +114,26 @@ def plain_tools(tools: Tools) -> Tools:
         shown = {"name": function.get("name"), "parameters": {"type": "object", "properties": known}}
         plain.append({"type": "function", "function": shown})
     return plain
+
+
+def _arguments_text(arguments: Any) -> str:
+    """A JSON object: as it was written, where it was written as JSON. Raises ValueError for anything else."""
+    if arguments is None:
+        return "{}"
+    if isinstance(arguments, str):
+        text = arguments.strip()
+        value = written_json.read(text) if text else {}
+        if isinstance(value, str) and text.startswith('"'):  # JSON in a text
+            return _arguments_text(value)
+        if value is None or not text:
+            return "{}"
+        arguments, text = value, written_json.encodable(text)
+    else:
+        # NaN and Infinity are Python's, not JSON's.
+        text = written_json.encodable(json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    if not isinstance(arguments, dict):
+        raise ValueError("a call whose arguments are no object")
+    return text
 
 
 def _is_encodable(text: str) -> bool:
@@ -142,15 +159,20 @@ def _names(tools: Tools) -> list[str]:
     return [tool["function"]["name"] for tool in tools]
 
 
+def json_calls(text: str) -> list[dict[str, Any]]:
+    """Calls as JSON objects, one after the other or in arrays; their arguments as they were written."""
+    return [_json_call(written) for written in written_json.values(text)]
+
+
+def _json_call(written: str) -> dict[str, Any]:
+    call = written_json.members(written)
+    texts = {key: json.loads(call[key]) for key in ("name", "id") if call.get(key, "").startswith('"')}
+    return texts | {key: call[key] for key in ("arguments", "parameters") if key in call}
+
+
 def _json_tools(parse: Parse, text: str, tools: Tools) -> Any:
     """One JSON value, as mlx_lm reads it, or several between one pair of markers."""
-    decoder, place, calls = json.JSONDecoder(), 0, []
-    text = text.strip()
-    while place < len(text):
-        call, place = decoder.raw_decode(text, place)
-        calls += call if isinstance(call, list) else [call]
-        place += len(text[place:]) - len(text[place:].lstrip())
-    return calls
+    return json_calls(text)
 
 
 def _function_gemma(parse: Parse, text: str, tools: Tools) -> Any:
@@ -174,10 +196,12 @@ def _function_gemma(parse: Parse, text: str, tools: Tools) -> Any:
 
 
 def _gemma4(parse: Parse, text: str, tools: Tools) -> Any:
-    calls = parse(text, tools)
     bare = re.sub(r'<\|"\|>.*?<\|"\|>', "", text, flags=re.DOTALL).strip()
-    n_calls = len(calls) if isinstance(calls, list) else 1
-    if not (bare.startswith("call:") and bare.endswith("}")) or len(re.findall(r"call:", bare)) != n_calls:
+    if not (bare.startswith("call:") and bare.endswith("}")):
+        raise ValueError("more than calls")
+    _balanced(bare, ("{", "}"))  # else the parser's work grows with the square: 10 s for 20,000 characters
+    calls = parse(text, tools)
+    if bare.count("call:") != (len(calls) if isinstance(calls, list) else 1):
         raise ValueError("more than calls")
     return calls
 
@@ -203,7 +227,15 @@ def _arg_keys(parse: Parse, text: str, tools: Tools) -> Any:
 
 def _kimi_k2(parse: Parse, text: str, tools: Tools) -> Any:
     _balanced(text, ("<|tool_call_begin|>", "<|tool_call_end|>"))
-    return parse(text, tools)
+    calls = parse(text, tools)
+    parts = text.split("<|tool_call_argument_begin|>")[1:]
+    if len(parts) != len(calls):
+        raise ValueError("more than calls")
+    for call, part in zip(calls, parts, strict=True):
+        call["arguments"] = part.partition("<|tool_call_end|>")[0]
+        if not call["arguments"].strip() and "<|tool_call_end|>" not in part:
+            raise ValueError("no arguments yet")
+    return calls
 
 
 def _kimi_k3(parse: Parse, text: str, tools: Tools) -> Any:
@@ -225,8 +257,24 @@ def _minimax_m2(parse: Parse, text: str, tools: Tools) -> Any:
 
 
 def _muse_spark(parse: Parse, text: str, tools: Tools) -> Any:
+    """The parser reads every value as JSON that can be, also that of a text: "12", "true"."""
     _balanced(text, ("<atem:invoke ", "</atem:invoke>"), ("<atem:parameter ", "</atem:parameter>"))
-    return parse(text, tools)
+    parsed = parse(text, tools)
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    invokes = text.split("<atem:invoke ")[1:]
+    if len(invokes) != len(calls):
+        raise ValueError("more than calls")
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in tools}
+    for call, invoke in zip(calls, invokes, strict=True):
+        for name, value in _MUSE_SPARK_PARAMETER.findall(invoke):
+            if schemas.get(call["name"], {}).get(name, {}).get("type") == "string":
+                call["arguments"][name] = value.strip()
+    return calls
+
+
+_MUSE_SPARK_PARAMETER = re.compile(
+    r'<atem:parameter\b[^>]*?\bname="([^"]+)"[^>]*?>(.*?)</atem:parameter>', re.DOTALL
+)
 
 
 _MISTRAL_HEADER = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*(\w+)\s*)?\[ARGS\]\s*")
@@ -234,14 +282,14 @@ _MISTRAL_HEADER = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)\s*(?:\[CALL_ID
 
 def _mistral(parse: Parse, text: str, tools: Tools) -> Any:
     """A JSON list, or `name[CALL_ID]id[ARGS]{...}` again and again; mlx_lm takes the id for the name."""
-    if "[ARGS]" not in text:
-        return parse(text, tools)
-    decoder, place, calls, text = json.JSONDecoder(), 0, [], text.strip()
+    place, calls, text = 0, [], text.strip()
+    if text.startswith("["):
+        return json_calls(text)
     while place < len(text):
         header = _MISTRAL_HEADER.match(text, place)
         if header is None:
             raise ValueError("more than calls")
-        arguments, place = decoder.raw_decode(text, header.end())
+        arguments, place = written_json.value(text, header.end())
         calls.append({"name": header[1], "id": header[2], "arguments": arguments})
     return calls
 

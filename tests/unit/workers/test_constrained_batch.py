@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mlxk.workers.protocol import FaultCode, FinishReason, Generate, Sampling
+from mlxk.workers.protocol import Fault, FaultCode, FinishReason, Generate, Sampling
 from tests.unit.workers.engines import GREEDY, Conversation, RecordingEngine, run, run_one
 
 PERSON: dict[str, Any] = {
@@ -50,7 +50,7 @@ def test_a_failed_step_costs_a_constrained_reply_nothing(
     def fail() -> Any:
         raise RuntimeError("sabotage")
 
-    monkeypatch.setattr(tiny._batch, "step", fail)
+    monkeypatch.setattr(tiny._running.batch, "step", fail)
     conversation.finish()
     for name, reply in conversation.replies.items():
         assert (reply.text, reply.calls) == (alone[name].text, alone[name].calls)
@@ -63,7 +63,7 @@ def test_a_constraint_that_breaks_ends_its_request_alone(tiny: RecordingEngine) 
     conversation = Conversation(tiny)
     conversation.submit(free(), constrained()[0])
     conversation.run_until(lambda: len(tiny.sampled["json"]) > 3)
-    constraint = tiny._by_id["json"].constraint
+    constraint = tiny._running.by_id["json"].constraint
     assert constraint is not None
     constraint.processor._matcher.consume_token(5)  # its matcher is in an error state from here on
     conversation.finish()
@@ -73,6 +73,28 @@ def test_a_constraint_that_breaks_ends_its_request_alone(tiny: RecordingEngine) 
     assert "could not be held to its grammar" in fault.message
     assert conversation.replies["free"].content == wanted
     assert tiny.idle
+
+
+def test_a_constraint_that_broke_in_a_failed_step_begins_anew(
+    tiny: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke may have been the step's doing, and its state is made again from the tokens."""
+    alone = run(tiny, constrained()[0])["json"]
+    conversation = Conversation(tiny)
+    conversation.submit(constrained()[0])
+    conversation.run_until(lambda: len(tiny.sampled["json"]) > 3)
+    constraint = tiny._running.by_id["json"].constraint
+    assert constraint is not None
+
+    def fail() -> Any:
+        constraint.processor.fault = Fault(FaultCode.ENGINE_ERROR, "the matcher was interrupted")
+        raise RuntimeError("sabotage")
+
+    monkeypatch.setattr(tiny._running.batch, "step", fail)
+    conversation.finish()
+    reply = conversation.replies["json"]
+    assert reply.fault is None
+    assert reply.text == alone.text
 
 
 @pytest.mark.parametrize("model", ["chunked", "state_space"])

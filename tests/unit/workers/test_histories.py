@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -129,6 +133,49 @@ def test_a_result_of_an_unknown_call_stays_as_it_is() -> None:
     assert template_messages([result("x", None)], PLAIN) == [result("x", None)]
 
 
+IDS = st.sampled_from(["a", "b", "c", None])
+
+
+def linked_plainly(history: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
+    open_calls: list[tuple[str, str]] = []
+    found: list[tuple[Any, Any]] = []
+    for place, message in enumerate(history):
+        for number, one in enumerate(message.get("tool_calls") or ()):
+            open_calls.append((one.get("id") or f"call_{place}_{number}", one["function"]["name"]))
+        if message["role"] == "tool":
+            asked = message.get("tool_call_id")
+            first = next((one for one in open_calls if asked in (None, one[0])), (asked, None))
+            if first in open_calls:
+                open_calls.remove(first)
+            found.append(first)
+    return found
+
+
+@given(st.lists(st.one_of(st.lists(IDS, min_size=1, max_size=4), IDS), max_size=12))
+def test_a_result_belongs_to_the_oldest_open_call_of_its_id(turns: list[Any]) -> None:
+    names = itertools.count()
+    history = [
+        called(*(call(f"f{next(names)}", {}, one) for one in turn))
+        if isinstance(turn, list)
+        else result("", turn)
+        for turn in turns
+    ]
+    shown = [m for m in template_messages(history, PLAIN) if m["role"] == "tool"]
+    assert [(m.get("tool_call_id"), m.get("name")) for m in shown] == linked_plainly(history)
+
+
+@pytest.mark.parametrize("style", [PLAIN, TemplateStyle(one_call_a_message=True)], ids=["plain", "gpt-oss"])
+def test_a_body_full_of_calls_and_results_takes_no_minutes(style: TemplateStyle) -> None:
+    """Each result looked for among all calls: 40 s for these, an hour for what a body may hold."""
+    n = 20_000
+    calls = [call("f", {}, f"call_{i}") for i in range(n)]
+    history = [called(*calls), *(result("", "nobody's") for _ in range(n)), result("x", f"call_{n - 1}")]
+    began = time.process_time()
+    shown = template_messages(history, style)
+    assert time.process_time() - began < 10
+    assert [m.get("name") for m in shown if m["content"] == "x"] == ["f"]
+
+
 def test_a_name_that_the_client_gave_is_kept() -> None:
     history = [called(call("weather", {}, "a")), {**result("x", "a"), "name": "mine"}]
     assert template_messages(history, PLAIN)[1]["name"] == "mine"
@@ -208,6 +255,43 @@ def test_reasoning_effort_reaches_the_template() -> None:
     assert "Reasoning: high" in harmony(USER, template_kwargs={"reasoning_effort": "high"})
 
 
+EFFORT = "{% if reasoning_effort == 'low' or reasoning_effort == \"high\" %}{{ reasoning_effort }}{% endif %}"
+STRICT_EFFORT = (
+    "{% if reasoning_effort not in ['low', 'high'] %}{{ raise_exception('no such effort') }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "named", "unnamed"),
+    [
+        ("minimal", "low", "minimal"),
+        ("low", "low", "low"),
+        ("high", "high", "high"),
+        ("xhigh", "high", "xhigh"),
+        ("max", "high", "max"),
+    ],
+)
+def test_an_effort_that_a_template_does_not_name_becomes_the_nearest_that_it_does(
+    sent: str, named: str, unnamed: str
+) -> None:
+    kwargs = {"reasoning_effort": sent}
+    assert rendered(EFFORT, [USER], template_kwargs=kwargs) == named
+    assert rendered(STRICT_EFFORT + "ok", [USER], template_kwargs=kwargs) == "ok"
+    assert rendered("{{ reasoning_effort }}", [USER], template_kwargs=kwargs) == unnamed
+    assert rendered("{{ messages[0].role }}", [USER], template_kwargs=kwargs) == "user"
+    assert f"Reasoning: {named}" in harmony(USER, template_kwargs=kwargs)
+    knows_all = "{# 'xhigh' #}" + EFFORT + "{{ reasoning_effort }}"
+    if sent == "xhigh":
+        assert rendered(knows_all, [USER], template_kwargs=kwargs) == "xhigh"
+
+
+def test_an_effort_that_a_template_refuses_is_the_template_s_error() -> None:
+    with pytest.raises(FaultError) as refusal:
+        rendered(STRICT_EFFORT, [USER], template_kwargs={"reasoning_effort": "medium"})
+    assert refusal.value.fault.code is FaultCode.TEMPLATE_ERROR
+    assert "no such effort" in refusal.value.fault.message
+
+
 def test_a_gpt_oss_reply_begins_with_a_header() -> None:
     tokenizer = tokenizer_with("{#- message.thinking -#}" + HARMONY, HARMONY_TOKENS)
     prompt = PromptBuilder(tokenizer, len(tokenizer), find_boundaries=True).build(
@@ -231,3 +315,11 @@ def test_a_template_that_opens_the_thoughts_and_one_that_closes_them() -> None:
     assert builder.build(off).initial_state == "normal"
     spoken = {"role": "user", "content": "What does <think> mean?"}
     assert builder.build(Generate("a", messages=[spoken], template_kwargs={"enable_thinking": False})).tokens
+
+
+def test_numbers_that_python_cannot_hold_do_no_harm_in_a_history() -> None:
+    template = "{{ messages[-1].tool_calls[0].function.arguments | tojson }}"
+    long = "9" * 5000
+    for number, shown in [("1e999", '"1e999"'), ("12345678901234567890123", None), (long, f'"{long}"')]:
+        text = rendered(template, [USER, called(call("weather", f'{{"days": {number}}}'))])
+        assert text == f'{{"days": {shown or number}}}'

@@ -255,7 +255,7 @@ def chat_pipeline(tiny: RecordingEngine) -> Callable[..., TracedPipeline]:
     def make(**fields: Any) -> TracedPipeline:
         request = Generate("a", messages=MESSAGES, logprobs=0, **fields)
         tiny.submit(request)
-        pipeline = tiny._by_id["a"].pipeline
+        pipeline = tiny._running.by_id["a"].pipeline
         tiny.abort("a")
         assert isinstance(pipeline, TracedPipeline)
         return pipeline
@@ -344,7 +344,7 @@ def test_sampled_replies_in_a_batch_tell_their_content(
 def test_entries_survive_a_failed_step(tiny: RecordingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     request = Generate("a", messages=MESSAGES, max_tokens=12, sampling=GREEDY, logprobs=1)
     wanted = collect(tiny, request)["a"]
-    step, steps = type(tiny._batch).step, []
+    step, steps = type(tiny._running.batch).step, []
 
     def failing(self: Any) -> Any:
         steps.append(1)
@@ -352,7 +352,7 @@ def test_entries_survive_a_failed_step(tiny: RecordingEngine, monkeypatch: pytes
             raise RuntimeError("sabotage")
         return step(self)
 
-    monkeypatch.setattr(type(tiny._batch), "step", failing)
+    monkeypatch.setattr(type(tiny._running.batch), "step", failing)
     content, entries = collect(tiny, request)["a"]
     assert (content, [entry.token for entry in entries]) == (wanted[0], [entry.token for entry in wanted[1]])
 

@@ -103,7 +103,7 @@ def test_requests_that_come_and_go_at_random_say_what_they_say_alone(
                 )
             )
         if not engine.idle and chance.random() < 0.1:
-            name = chance.choice([s.request.id for s in engine._by_id.values()])
+            name = chance.choice([s.request.id for s in engine._running.by_id.values()])
             aborted.add(name)
             conversation.abort(name)
         if not engine.idle:

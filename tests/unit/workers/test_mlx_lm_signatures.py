@@ -1,5 +1,5 @@
 """What mlxk takes from mlx_lm beyond its promised functions. When an upgrade moves one of these, this says
-which; `mlxk/workers/mlx_adapter.py`, `serial_batch.py` and `sampling.py` are the places to mend."""
+which; `mlxk/workers/mlx_adapter.py` and `sampling.py` are the places to mend."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -190,6 +191,15 @@ def test_chunked_caches_cannot_be_merged_and_say_that_they_can_be_trimmed() -> N
     """When this changes, `serial_batch` and `KVCacheOps.is_trimmable` may be simpler."""
     assert not hasattr(kv.ChunkedKVCache, "merge")
     assert kv.ChunkedKVCache(8).is_trimmable()
+
+
+def test_no_model_makes_quantized_caches_of_its_own() -> None:
+    """They come from `generate`'s kv_bits alone, which neither BatchGenerator nor a setting of ours knows.
+    When this changes, prefixes of them need the proof of `test_mlx_warm_and_cold.py`."""
+    models = Path(kv.__file__).parent
+    used = [path.name for path in models.rglob("*.py") if "QuantizedKVCache" in path.read_text("utf-8")]
+    assert used == ["cache.py"]
+    assert not {"kv_bits", "kv_group_size"} & set(inspect.signature(BatchGenerator.__init__).parameters)
 
 
 def test_caches_hold_what_the_adapter_looks_into() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_without_a_share_mlx_decides(model_paths: dict[str, Path]) -> None:
     engine = RecordingEngine()
     load(engine, model_paths["llama"], None)
     assert limits() == before
+    engine.close()
+
+
+def test_a_load_that_fails_on_its_way_can_be_closed(tmp_path: Path, model_paths: dict[str, Path]) -> None:
+    """The worker is told to end then; an error would look like a crash."""
+    folder = tmp_path / "odd"
+    shutil.copytree(model_paths["llama"], folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": "five"}')
+    engine = RecordingEngine()
+    with pytest.raises(TypeError):
+        engine.load(Load("odd", str(folder), 0), lambda *_: None)
+    assert hasattr(engine, "_model"), "it failed too early for this test"
+    engine.close()
     engine.close()
 
 

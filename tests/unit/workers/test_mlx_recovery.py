@@ -90,7 +90,7 @@ def test_a_step_that_raises_for_one_request_fails_only_that_one(
 
     saboteur = Saboteur()
     faulty = {"processor": saboteur} if part == "processor" else {"sampler": argmax}
-    engine._samplers = SabotagedSamplers(engine._samplers, **faulty)  # type: ignore[assignment]
+    engine._maker._samplers = SabotagedSamplers(engine._maker._samplers, **faulty)  # type: ignore[assignment]
     first, *rest = others()
     replies = run(engine, first, victim(), *rest)
     fault = replies.pop("victim").fault
@@ -108,7 +108,7 @@ def test_a_step_that_raises_for_one_request_fails_only_that_one(
 def test_two_faults_at_once_fail_both(new_engine: Callable[..., RecordingEngine]) -> None:
     engine = new_engine("llama")
     alone = texts(engine, others())
-    engine._samplers = SabotagedSamplers(engine._samplers, processor=Saboteur())  # type: ignore[assignment]
+    engine._maker._samplers = SabotagedSamplers(engine._maker._samplers, processor=Saboteur())  # type: ignore[assignment]
     replies = run(engine, *others(), victim("v"), victim("w"))
     assert replies.pop("v").fault is not None
     assert replies.pop("w").fault is not None
@@ -126,7 +126,7 @@ def test_what_fails_only_in_company_is_given_up_and_not_tried_for_ever(
             raise RuntimeError("two is a crowd")
         return mx.argmax(logprobs, axis=-1)
 
-    engine._samplers = SabotagedSamplers(engine._samplers, sampler=not_in_company)  # type: ignore[assignment]
+    engine._maker._samplers = SabotagedSamplers(engine._maker._samplers, sampler=not_in_company)  # type: ignore[assignment]
     conversation = Conversation(engine)
     conversation.submit(victim("v"), victim("w"))
     for _ in range(100):
@@ -146,7 +146,7 @@ def test_a_text_that_cannot_be_made_fails_its_request_alone(
 ) -> None:
     engine = new_engine("llama")
     alone = texts(engine, others())
-    make_pipeline = engine._pipeline
+    make_pipeline = engine._maker._pipeline
 
     class Speechless(Detokenizer):
         calls = 0
@@ -160,10 +160,10 @@ def test_a_text_that_cannot_be_made_fails_its_request_alone(
     def pipeline(request: Generate, prompt: Prompt, constraint: Constraint | None) -> TextPipeline:
         made = make_pipeline(request, prompt, constraint)
         if request.sampling == VICTIM:
-            made._decoder = Speechless(engine._fast_tokenizer)
+            made._decoder = Speechless(engine._tokenizer.backend_tokenizer)
         return made
 
-    engine._pipeline = pipeline  # type: ignore[method-assign]
+    engine._maker._pipeline = pipeline  # type: ignore[method-assign]
     first, *rest = others()
     replies = run(engine, first, victim(), *rest)
     fault = replies.pop("victim").fault
@@ -186,3 +186,78 @@ def test_a_prefix_that_cannot_be_kept_costs_no_answer(
 
     monkeypatch.setattr(engine._prefixes, "store", refuse)
     assert texts(engine, others()) == wanted
+
+
+def stuck_in(batch: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From here on nothing can be taken out of this batch; returns who should have gone."""
+    stuck: list[int] = []
+
+    def refuse(uid: int) -> Any:
+        stuck.append(uid)
+        raise RuntimeError("it does not let go")
+
+    monkeypatch.setattr(batch, "remove", refuse)
+    monkeypatch.setattr(batch, "discard", refuse)
+    return stuck
+
+
+@pytest.mark.parametrize("model", ["llama", "chunked"])
+@pytest.mark.parametrize("way", ["abort", "stop string", "failure"])
+def test_a_row_that_cannot_be_taken_out_costs_the_others_nothing(
+    way: str, model: str, new_engine: Callable[..., RecordingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens would come on and on, for nobody: the next step begins with a new batch."""
+    engine = new_engine(model, prefill_chunk=16)
+    alone = texts(engine, others())
+    engine.trim_cache(0)
+    conversation = Conversation(engine)
+    conversation.submit(victim(n_tokens=200), *others())
+    conversation.run_until(lambda: len(engine.sampled.get("victim", ())) > 2)
+    first_batch = engine._running.batch
+    stuck = stuck_in(first_batch, monkeypatch)
+    sequence = engine._running.by_id["victim"]
+    if way == "abort":
+        conversation.take(engine.abort("victim"))
+    elif way == "stop string":
+        sequence.pipeline.stopped = True
+    else:
+        monkeypatch.setattr(sequence.pipeline, "push", lambda token: 1 / 0)
+    conversation.finish()
+    assert stuck == [sequence.uid, sequence.uid]
+    assert engine._running.batch is not first_batch
+    ended = conversation.replies.pop("victim")
+    assert ended.fault is not None if way == "failure" else ended.finished is not None
+    assert {name: reply.text for name, reply in conversation.replies.items()} == alone
+    assert texts(engine, others()) == alone
+
+
+def test_the_first_request_after_an_unclean_end_finds_a_new_batch(
+    new_engine: Callable[..., RecordingEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = new_engine("llama")
+    alone = texts(engine, others())
+    conversation = Conversation(engine)
+    conversation.submit(victim(n_tokens=200))
+    conversation.run_until(lambda: bool(engine.sampled.get("victim")))
+    stuck_in(engine._running.batch, monkeypatch)
+    conversation.take(engine.abort("victim"))
+    assert engine.idle
+    assert texts(engine, others()) == alone
+    assert "a step failed" not in caplog.text, "nothing had to be computed twice"
+
+
+def test_a_token_for_nobody_does_not_end_the_engine(
+    new_engine: Callable[..., RecordingEngine],
+) -> None:
+    engine = new_engine("llama")
+    alone = texts(engine, others())
+    conversation = Conversation(engine)
+    conversation.submit(victim(n_tokens=200), *others())
+    conversation.run_until(lambda: bool(engine.sampled.get("victim")))
+    engine._running.forget(engine._running.by_id["victim"])
+    while not engine.idle:
+        conversation.step()
+    replies = {name: reply.text for name, reply in conversation.replies.items() if name != "victim"}
+    assert replies == alone

@@ -323,8 +323,9 @@ def test_different_seeds_differ(new_engine: Callable[..., RecordingEngine]) -> N
 
 def test_requests_that_sample_alike_share_a_sampler(tiny: RecordingEngine) -> None:
     hot = Sampling(temperature=0.7, top_p=0.9)
-    assert tiny._samplers.sampler(hot) is tiny._samplers.sampler(Sampling(temperature=0.7, top_p=0.9))
-    assert tiny._samplers.sampler(hot) is not tiny._samplers.sampler(Sampling(temperature=0.8, top_p=0.9))
+    samplers = tiny._maker._samplers
+    assert samplers.sampler(hot) is samplers.sampler(Sampling(temperature=0.7, top_p=0.9))
+    assert samplers.sampler(hot) is not samplers.sampler(Sampling(temperature=0.8, top_p=0.9))
 
 
 def test_logit_bias_and_penalties_work_in_a_batch(tiny: RecordingEngine) -> None:
@@ -374,7 +375,7 @@ def test_a_message_that_speaks_of_the_thinking_mark_does_not_begin_thoughts(
 ) -> None:
     """Only a template that ends the prompt with the mark has opened the thoughts."""
     engine = new_engine("llama")
-    engine._by_uid.clear()
+    engine._running.by_uid.clear()
     build = engine._prompts.build
     asks = Generate("a", messages=[{"role": "user", "content": "What does <think> mean?"}])
     assert build(asks).initial_state == "normal"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm.utils import load_tokenizer
 
 from mlxk.store.builtin import builtin_path
-from mlxk.workers import mlx_adapter as adapter
+from mlxk.workers.marker_splitter import MarkedText, MarkerSplitter
 from mlxk.workers.markers import Markers
 from mlxk.workers.pipeline import Piece, TextPipeline
 from mlxk.workers.protocol import Delta, Deltas, decode_from_worker, encode_from_worker
@@ -32,7 +32,7 @@ def builtin_tokenizer() -> Any:
 
 @cache
 def markers() -> Any:
-    return adapter.marker_machine(builtin_tokenizer())
+    return MarkedText(builtin_tokenizer())
 
 
 class Pieces:
@@ -76,7 +76,7 @@ def reply(
         Pieces(pieces, hold_last=hold_last),
         stops=stops or [],
         hidden_stops=hidden or [],
-        splitter=adapter.MarkerSplitter(markers(), state) if is_chat else None,
+        splitter=MarkerSplitter(markers(), state) if is_chat else None,
         tool_format=parser or tool_format(builtin_tokenizer()),
         tools=tools,
     )
@@ -193,7 +193,7 @@ def test_calls_have_ids_of_their_own() -> None:
         Pieces([CALL, CALL]),
         stops=[],
         hidden_stops=[],
-        splitter=adapter.MarkerSplitter(markers(), "normal"),
+        splitter=MarkerSplitter(markers(), "normal"),
         tool_format=tool_format(builtin_tokenizer()),
         tools=TOOLS,
     )
@@ -301,7 +301,7 @@ def finished(text: str, end_text: str | None, **more: Any) -> tuple[Piece, TextP
         Pieces([text]),
         stops=more.get("stops", []),
         hidden_stops=more.get("hidden", []),
-        splitter=adapter.MarkerSplitter(markers(), "normal"),
+        splitter=MarkerSplitter(markers(), "normal"),
         tool_format=tool_format(builtin_tokenizer()),
         tools=TOOLS,
     )

@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from mlxk.store.builtin import builtin_path
-from mlxk.workers.model_facts import UNKNOWN_CONTEXT, context_length, generation_config, vocab_size
+from mlxk.workers.model_facts import generation_config, vocab_size
 from mlxk.workers.prompts import PromptBuilder
 from mlxk.workers.protocol import FaultCode, FaultError, Generate
 
@@ -101,6 +101,17 @@ def test_a_model_without_a_template_gets_a_plain_dialogue() -> None:
     assert prompt.is_chat
 
 
+def test_a_plain_dialogue_that_grows_begins_with_what_the_model_has_seen() -> None:
+    """The model writes the blank after "Assistant:" itself."""
+    plain = load_tokenizer(builtin_path())
+    plain.has_chat_template = False
+    prompts = PromptBuilder(plain, 640, find_boundaries=True)
+    answer = {"role": "assistant", "content": " Hi."}
+    first = plain.decode(prompts.build(Generate("a", messages=[USER])).tokens)
+    second = plain.decode(prompts.build(Generate("b", messages=[USER, answer, USER])).tokens)
+    assert second.startswith(f"{first} Hi.")
+
+
 def test_a_prompt_that_begins_with_the_bos_text_gets_no_second_one() -> None:
     class WithBos:
         bos_token = "<s>"
@@ -117,11 +128,6 @@ def test_facts_come_from_the_config_or_its_text_part() -> None:
     assert vocab_size({"vocab_size": 5}, []) == 5
     assert vocab_size({"text_config": {"vocab_size": 6}}, []) == 6
     assert vocab_size({}, [1, 2, 3]) == 3
-    assert context_length({"max_position_embeddings": 100}, None) == 100
-    assert context_length({"max_position_embeddings": 100}, 50) == 50
-    assert context_length({"max_position_embeddings": 100}, 500) == 100
-    assert context_length({"text_config": {"n_positions": 7}}, None) == 7
-    assert context_length({}, None) == UNKNOWN_CONTEXT
 
 
 def test_a_missing_or_broken_generation_config_is_an_empty_one(tmp_path: Any) -> None:

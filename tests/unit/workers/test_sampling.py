@@ -120,8 +120,8 @@ def test_cold_warm_in_a_batch_and_after_a_failed_step_the_whole_sequence_is_show
     prompt = encode(engine, "one two three four five six seven eight nine ten " * 2)
     request = Generate("a", tokens=prompt, max_tokens=12, ignore_eos=True, sampling=PENALIZED)
     others = [Generate(f"o{i}", tokens=prompt[i:], max_tokens=9, sampling=GREEDY) for i in range(1, 4)]
-    witness = Witness(engine._samplers)
-    monkeypatch.setattr(engine, "_samplers", witness)
+    witness = Witness(engine._maker._samplers)
+    monkeypatch.setattr(engine._maker, "_samplers", witness)
 
     def told(*beside: Generate) -> list[int]:
         witness.seen.clear()
@@ -138,7 +138,7 @@ def test_cold_warm_in_a_batch_and_after_a_failed_step_the_whole_sequence_is_show
     assert run(engine, request)["a"].cached == (len(prompt) - 1)
     assert told() == cold
     told(*others)
-    step, steps = type(engine._batch).step, []
+    step, steps = type(engine._running.batch).step, []
 
     def failing(self: Any) -> Any:
         steps.append(1)
@@ -146,7 +146,7 @@ def test_cold_warm_in_a_batch_and_after_a_failed_step_the_whole_sequence_is_show
             raise RuntimeError("sabotage")
         return step(self)
 
-    monkeypatch.setattr(type(engine._batch), "step", failing)
+    monkeypatch.setattr(type(engine._running.batch), "step", failing)
     assert told() == cold
 
 

@@ -73,7 +73,7 @@ def test_alone_among_strangers_cold_warm_and_after_failures(
     warm = run(engine, *requests)
     assert all(reply.cached for reply in warm.values())
     assert {name: reply.tokens for name, reply in warm.items()} == alone
-    step, steps = type(engine._batch).step, []
+    step, steps = type(engine._running.batch).step, []
 
     def failing(self: Any) -> Any:
         steps.append(1)
@@ -81,7 +81,7 @@ def test_alone_among_strangers_cold_warm_and_after_failures(
             raise RuntimeError("sabotage")
         return step(self)
 
-    monkeypatch.setattr(type(engine._batch), "step", failing)
+    monkeypatch.setattr(type(engine._running.batch), "step", failing)
     few = requests[::4]
     assert {name: reply.tokens for name, reply in run(engine, *few).items()} == {
         r.id: alone[r.id] for r in few

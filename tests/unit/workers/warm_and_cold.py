@@ -223,7 +223,7 @@ class Session:
         )
         self.requests.append(request)
         self.conversation.submit(request)
-        sequence = self.engine._by_id[request.id]
+        sequence = self.engine._running.by_id[request.id]
         self.sequences.append(sequence.tokens)  # grows with the reply
         return request.id
 
@@ -286,7 +286,7 @@ def is_tie(
     logits[0, got[place]] += TOLERANCE
     logits[0, wanted[place]] -= TOLERANCE
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    sampler = engine._samplers.sampler(request.sampling, drawn=place)
+    sampler = engine._maker._samplers.sampler(request.sampling, drawn=place)
     return int(sampler(logprobs).item()) == got[place]
 
 
