@@ -15,7 +15,7 @@ from mlxk.api.records import CLIENT_GONE, RequestRecord, keep_record, new_reques
 _access_log = logging.getLogger("mlxk.access")
 _log = logging.getLogger("mlxk.api")
 
-QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+QUIET_PATHS = frozenset({"/", "/health", "/ready", "/metrics"})
 """Asked every few seconds by machines: a good answer is a line at DEBUG, any other at INFO like all else."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LONGEST_PATH = 200

@@ -325,6 +325,7 @@ class LoadResult(_Answer):
     load_s: float
     memory_bytes: int
     already_loaded: bool
+    evicted: Annotated[list[str], Field(description="Models that went to make room for it.")] = []
 
 
 class StopReport(_Answer):

@@ -22,6 +22,7 @@ from mlxk.api.models import models_router
 from mlxk.api.openapi import install_openapi
 from mlxk.api.origins import CorsDoor, OriginDoor
 from mlxk.api.pool import pool_router
+from mlxk.api.root import install_root
 from mlxk.api.rules import DoorRules
 from mlxk.api.server import ApiServer
 from mlxk.api.tokenize import tokenize_router
@@ -45,6 +46,7 @@ def create_app(service: Service, rules: DoorRules | None = None) -> FastAPI:
     install_error_handlers(app)
     install_openapi(app)
     install_docs(app)
+    install_root(app, rules)
     routers = (
         chat_router(service),
         completions_router(service),

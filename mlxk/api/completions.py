@@ -9,6 +9,7 @@ from mlxk.api.answers import TextCompletion, TextCompletionChunk
 from mlxk.api.body import read_json
 from mlxk.api.examples import COMPLETION
 from mlxk.api.facade import Service
+from mlxk.api.long_prompts import refuse_hopeless_ids
 from mlxk.api.openapi import completion_answer, error_responses, json_body
 from mlxk.api.replies import answer
 from mlxk.api.translate import plan_completion
@@ -28,6 +29,7 @@ def completions_router(service: Service) -> APIRouter:
     )
     async def create_completion(request: Request) -> Response:
         """A text completion, or with `stream` its server-sent events."""
+        await refuse_hopeless_ids(await request.body(), service)
         plan = plan_completion(await read_json(request), service.settings)
         return await answer(request, service, plan)
 

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mlxk.api.errors import envelope
 from mlxk.api.records import new_request_id
 from mlxk.api.rules import DoorRules
+from mlxk.api.unframed import knows_no_chunks, unframed
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers together. Browsers' cookies stay below; the parser itself has no limit."""
@@ -34,10 +35,9 @@ _FRAME_BYTES = 8
 
 
 class HttpConnection(HttpToolsProtocol):
-    """Made by uvicorn for every connection; `rules` and `max_connections` are set by a subclass (`bound`)."""
+    """Made for every connection; `rules` are set by a subclass (`bound`)."""
 
     rules: DoorRules
-    max_connections: int
 
     # -------------------------------------------------------------------- begin, end
 
@@ -59,9 +59,6 @@ class HttpConnection(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._unsent_since = now
         self._running: RequestResponseCycle | None = None
-        if len(self.connections) > self.max_connections:
-            self._refuse(503, "too_many_connections", "Too many connections are open. Try again in a moment.")
-            return
         watch_peer(transport.get_extra_info("socket"), self.rules.send_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -173,7 +170,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, unframed(cycle, app) if knows_no_chunks(cycle) else app)
 
     def send_400_response(self, msg: str) -> None:
         """The parser gave up."""
@@ -186,13 +183,11 @@ class HttpConnection(HttpToolsProtocol):
         """Answer without the application, and close. A request that is being answered is cut off."""
         running = self._running
         if running is None or running.response_complete or not running.response_started:
-            kind = "invalid_request_error" if status < 500 else "server_error"
-            body = envelope(kind, code, message)
+            body = envelope("invalid_request_error", code, message)
             head = [
                 STATUS_LINE[status],
                 b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
                 b"x-request-id: %b\r\nconnection: close\r\n" % new_request_id().encode("ascii"),
-                b"retry-after: 1\r\n" if status == 503 else b"",
                 b"\r\n",
             ]
             self.transport.write(b"".join(head) + body)
@@ -201,9 +196,6 @@ class HttpConnection(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         self._since, self._raw_bytes, self._is_refused = self.loop.time(), 0, True
-        if status == 503:
-            self.transport.close()
-            return
         # A close while the client still sends would be a reset, and reset away the answer. Until it has read
         # that and leaves, what it sends is dropped.
         self.flow.resume_reading()
@@ -258,9 +250,9 @@ class HttpConnection(HttpToolsProtocol):
         self._since, self._window_bytes = now, 0
 
 
-def bound(rules: DoorRules, max_connections: int) -> type[HttpConnection]:
-    """The class that uvicorn makes connections of."""
-    return type("BoundConnection", (HttpConnection,), {"rules": rules, "max_connections": max_connections})
+def bound(rules: DoorRules) -> type[HttpConnection]:
+    """The class that connections are made of."""
+    return type("BoundConnection", (HttpConnection,), {"rules": rules})
 
 
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_PROBES = 60, 15, 4

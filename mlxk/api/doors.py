@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlxk.api.errors import error_response
 from mlxk.api.rules import DoorRules, header_values
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""Need no key: they tell nothing, and a probe should not hold a secret."""
+OPEN_PATHS = frozenset({"/", "/health", "/ready"})
+"""Need no key: they tell nothing (`/` tells more to who has one), and a probe should not hold a secret."""
 
 
 class KeyDoor:
@@ -25,24 +25,26 @@ class KeyDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_open = not self._rules.keys or scope["type"] != "http" or scope["path"] in OPEN_PATHS
-        if is_open or self._is_known(scope):
+        if is_open or has_key(scope, self._rules):
             await self.app(scope, receive, send)
             return
         message = "Wrong or missing API key. Send 'Authorization: Bearer YOUR_KEY'."
         headers = {"WWW-Authenticate": "Bearer"}
         await error_response(401, "invalid_api_key", message, headers=headers)(scope, receive, send)
 
-    def _is_known(self, scope: Scope) -> bool:
-        sent = header_values(scope, b"authorization")
-        if len(sent) != 1:
-            return False
-        scheme, _, key = sent[0].partition(b" ")
-        if scheme.lower() != b"bearer":
-            return False
-        key = key.strip()
-        # No early end: the time must not tell which key was nearly right.
-        matches = [hmac.compare_digest(key, known) for known in self._rules.keys]
-        return any(matches)
+
+def has_key(scope: Scope, rules: DoorRules) -> bool:
+    """Whether the request carries one of the keys."""
+    sent = header_values(scope, b"authorization")
+    if len(sent) != 1:
+        return False
+    scheme, _, key = sent[0].partition(b" ")
+    if scheme.lower() != b"bearer":
+        return False
+    key = key.strip()
+    # No early end: the time must not tell which key was nearly right.
+    matches = [hmac.compare_digest(key, known) for known in rules.keys]
+    return any(matches)
 
 
 class BodyTooLargeError(Exception):

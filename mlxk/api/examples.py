@@ -354,6 +354,7 @@ LOADED: dict[str, Any] = {
     "load_s": 0.412,
     "memory_bytes": 180355072,
     "already_loaded": False,
+    "evicted": [],
 }
 STOPPED: dict[str, Any] = {"name": "tiny", "stopped": True, "freed_bytes": 180355072}
 HEALTHY: dict[str, Any] = {"status": "ok"}

@@ -75,6 +75,7 @@ def _parsed_arguments(text: str) -> str | dict[str, Any]:
     twice. A model's malformed call is passed on as it was written."""
     try:
         arguments = msgspec.json.decode(text)
-    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+        msgspec.msgpack.encode(arguments)  # the way to the worker holds no integer of more than 64 bits
+    except (ValueError, RecursionError, OverflowError):  # UnicodeEncodeError is a ValueError
         return text
     return arguments if isinstance(arguments, dict) else text

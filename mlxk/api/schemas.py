@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_N = 16
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 4096
+"""Far beyond any use; each is kept, and what may become one is held back."""
 MAX_STOP_TOKEN_IDS = 1024
 """An automaton is built of them beside everybody's steps."""
 MAX_LOGPROBS = 20
@@ -82,7 +84,8 @@ class GenerationRequest(_Body):
         str | Annotated[list[str], FailFast, Field(max_length=MAX_STOP_STRINGS)] | None,
         Field(
             description="Texts that end the answer and are not part of it, wherever tokens begin and end. "
-            "The choice names the one that did in `matched_stop`. Not empty.",
+            "The choice names the one that did in `matched_stop`. Not empty, and up to "
+            f"{MAX_STOP_CHARS} characters.",
         ),
     ] = None
     stop_token_ids: Annotated[
@@ -235,8 +238,11 @@ TemplateKwargs = Annotated[
     Field(description="Variables of the model's chat template, such as `enable_thinking`."),
 ]
 ReasoningEffort = Annotated[
-    Literal["none", "minimal", "low", "medium", "high"] | None,
-    Field(description="For the template, as it understands it. `none` switches thinking off."),
+    Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None,
+    Field(
+        description="For the template, as it understands it; the nearest value that it names, where it does "
+        "not name this one. `none` switches thinking off."
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
+from mlxk.api.acceptor import Acceptor
 from mlxk.api.connections import HttpConnection, bound
-from mlxk.api.descriptors import max_connections
 from mlxk.api.rules import DoorRules
 from mlxk.config.settings import Settings
+
+_log = logging.getLogger("mlxk.api")
 
 TICKS_PER_CHECK = 10
 """uvicorn's ticks are 0.1 s apart."""
@@ -36,12 +39,25 @@ class _Uvicorn(uvicorn.Server):
         if counter % TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                cast(HttpConnection, connection).check(now)
+                try:
+                    cast(HttpConnection, connection).check(now)
+                except Exception:  # a mistake of ours about one must not end the watch over all
+                    _log.exception("a connection could not be checked")
+                    connection.transport.abort()
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # the rest of it
+        self.servers = [Acceptor(one, self._make_protocol) for one in sockets or ()]  # type: ignore[misc]
         self.accepts.set()
+
+    def _make_protocol(self) -> HttpConnection:
+        return cast(
+            HttpConnection,
+            self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            ),
+        )
 
 
 class ApiServer:
@@ -78,7 +94,7 @@ class ApiServer:
             log_level="warning",
             access_log=False,
             loop="none",
-            http=bound(self._rules, max_connections()),
+            http=bound(self._rules),
             ws="none",
             proxy_headers=False,
             server_header=False,

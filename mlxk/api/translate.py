@@ -11,6 +11,7 @@ from typing import Any
 from mlxk.api.body import check_free_form, check_text, is_encodable
 from mlxk.api.messages import template_messages
 from mlxk.api.schemas import (
+    MAX_STOP_CHARS,
     AllowedToolsChoice,
     ChatRequest,
     CompletionRequest,
@@ -21,11 +22,11 @@ from mlxk.api.schemas import (
 from mlxk.api.unsupported import (
     CHAT,
     COMPLETION,
-    TEMPLATE_KWARGS_OF_OURS,
     refuse_unsupported,
     unsupported,
 )
 from mlxk.api.validation import parse
+from mlxk.config.parsers import OWN_TEMPLATE_ARGUMENTS
 from mlxk.config.settings import Settings
 from mlxk.config.units import parse_duration_s
 from mlxk.workers.protocol import FaultCode, FaultError, Generate, Sampling, fault
@@ -175,6 +176,11 @@ def _stop(stop: str | list[str] | None) -> list[str]:
     for string in strings:
         if not string:
             raise _bad_stop("An empty stop string cannot be honoured: it would match everywhere.")
+        if len(string) > MAX_STOP_CHARS:
+            text = (
+                f"A stop string of {len(string)} characters cannot be honoured: up to {MAX_STOP_CHARS} are."
+            )
+            raise _bad_stop(text)
         if not is_encodable(string):
             raise _bad_stop("A stop string with a lone surrogate cannot be honoured: no text can contain it.")
     return strings
@@ -284,7 +290,7 @@ def template_arguments(request: ChatRequest | TokenizeRequest) -> dict[str, Any]
     elif request.reasoning_effort is not None:
         kwargs["reasoning_effort"] = request.reasoning_effort
     for name, value in (request.chat_template_kwargs or {}).items():
-        if name in TEMPLATE_KWARGS_OF_OURS:
+        if name in OWN_TEMPLATE_ARGUMENTS:
             raise unsupported(f"chat_template_kwargs.{name}")
         check_free_form({name: value}, "chat_template_kwargs")
         kwargs[name] = value

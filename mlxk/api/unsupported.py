@@ -39,26 +39,6 @@ COMPLETION: _Neutral = {
     "response_format": ({"type": "text"},),
 }
 
-TEMPLATE_KWARGS_OF_OURS = frozenset(
-    {
-        "conversation",
-        "messages",
-        "tools",
-        "chat_template",
-        "tokenize",
-        "add_generation_prompt",
-        "continue_final_message",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    }
-)
-"""Arguments of apply_chat_template that are not the template's: given twice, the call in the worker fails."""
-
 
 def refuse_unsupported(body: Mapping[str, Any], neutral: _Neutral) -> None:
     """Raises FaultError(UNSUPPORTED_PARAMETER) that names the field."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.client import Client
 from tests.process.client import Request
 from tests.server import Server, add_fake_model, standing
 
@@ -19,6 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     add_fake_model(home, "slow", step_s=0.01)
     add_fake_model(home, "prefill", prefill_steps=100_000, prefill_step_s=0.01)
     add_fake_model(home, "load", load_s=600)
+    add_fake_model(home, "ordered", load_s=2)
     env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "2", "MLXK_REQUEST_TIMEOUT": "1s"}
     with standing(Server(home, env=env)) as running:
         yield running
@@ -66,6 +68,16 @@ def test_who_waits_in_the_queue_ends_too(server: Server) -> None:
     with Request(server, "slow", words=FOREVER, n=2), Request(server, "slow", words=FOREVER) as queued:
         assert queued.error()["code"] == "deadline_exceeded"
     assert_free(server, "slow")
+
+
+def test_a_load_that_is_asked_for_takes_its_time(server: Server) -> None:
+    """It has its own limits (no progress; waiting for room). Else a model that loads longer than requests may
+    take could not be had at all."""
+    reply = Client(server.url).post("/pool/ordered/load")
+    assert reply.status == 200
+    assert reply.json()["load_s"] > 1
+    with Request(server, "ordered", words=2) as request:
+        assert request.text() == "w0 w1"
 
 
 def test_who_is_quick_enough_notices_nothing(server: Server) -> None:

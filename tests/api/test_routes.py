@@ -19,7 +19,6 @@ def test_health_and_ready_say_so(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
         ("GET", "/v1"),
         ("POST", "/v1/chat"),
         ("GET", "/v1/chat/completions/"),

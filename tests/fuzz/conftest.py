@@ -25,7 +25,7 @@ settings.register_profile(
 )
 settings.load_profile("fuzz")
 
-_ENV = {"MLXK_SPARE": "0", "MLXK_MAX_BODY_BYTES": str(256 * 1024), "MLXK_MAX_MODELS": "2"}
+_ENV = {"MLXK_SPARE": "0", "MLXK_MAX_BODY": str(256 * 1024), "MLXK_MAX_MODELS": "2"}
 
 
 @pytest.fixture(scope="package", params=["fake", "mlx"])

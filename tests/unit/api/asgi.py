@@ -39,7 +39,7 @@ def ask(
     app: ASGIApp,
     *,
     method: str = "GET",
-    path: str = "/",
+    path: str = "/v1/models",
     headers: Iterable[tuple[str, str]] = (),
     body: Iterable[bytes] = (b"",),
 ) -> Answer:

@@ -6,7 +6,7 @@ import pytest
 
 from mlxk.api.hosts import HostDoor, host_name, is_local_name
 from mlxk.api.rules import DoorRules, is_loopback
-from mlxk.config.fields import parse_hosts
+from mlxk.config.parsers import parse_hosts
 from mlxk.config.settings import Settings
 from tests.unit.api.asgi import ask, welcome
 

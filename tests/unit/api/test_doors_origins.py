@@ -6,7 +6,7 @@ import pytest
 
 from mlxk.api.origins import CorsDoor, OriginDoor, is_same_origin
 from mlxk.api.rules import DoorRules
-from mlxk.config.fields import parse_origins
+from mlxk.config.parsers import parse_origins
 from mlxk.config.settings import Settings
 from tests.unit.api.asgi import ask, welcome
 

@@ -60,3 +60,10 @@ def test_tool_arguments_become_an_object_for_the_template(arguments: Any) -> Non
 def test_malformed_tool_arguments_are_passed_on_as_they_were_written(arguments: str) -> None:
     (message,) = rendered(assistant_call(arguments))
     assert message["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_arguments_with_integers_of_more_than_64_bits_stay_text() -> None:
+    """They could not be sent to the worker, which reads them itself: a conversation must be able to go on."""
+    text = '{"id": 12345678901234567890123}'
+    (shown,) = rendered(assistant_call(text))
+    assert shown["tool_calls"][0]["function"]["arguments"] == text

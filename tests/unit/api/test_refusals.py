@@ -127,7 +127,7 @@ def test_a_wrong_prompt_is_refused_by_its_place(prompt: Any, param: str) -> None
     assert refusal_of_completion(prompt=prompt) == (FaultCode.INVALID_REQUEST, param)
 
 
-@pytest.mark.parametrize("stop", ["", ["ok", ""], "\ud800", ["ok", "\udfff"]])
+@pytest.mark.parametrize("stop", ["", ["ok", ""], "\ud800", ["ok", "\udfff"], ["ok", "x" * 4097]])
 def test_a_stop_string_that_cannot_be_honoured_has_a_code_of_its_own(stop: Any) -> None:
     assert refusal_of_chat(stop=stop) == (FaultCode.UNSUPPORTED_STOP_STRING, "stop")
     assert refusal_of_completion(stop=stop) == (FaultCode.UNSUPPORTED_STOP_STRING, "stop")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from mlxk.api.schemas import MAX_STOP_CHARS
 from mlxk.api.translate import ReplyKind, plan_chat, plan_completion
 from mlxk.config.settings import Settings
 from mlxk.workers.protocol import FaultError, Generate, Sampling, decode_to_worker, encode_to_worker
@@ -66,6 +67,10 @@ def test_an_absurd_max_tokens_still_fits_on_the_wire() -> None:
 def test_every_legal_request_can_be_encoded() -> None:
     generates = chat(seed=-(2**63), n=2, stop_token_ids=[2**63 - 1], tools=[WEATHER]).generates
     assert len(decode_to_worker(encode_to_worker(list(generates)))) == 2
+
+
+def test_a_long_stop_string_is_taken() -> None:
+    assert only(chat(stop=["x" * MAX_STOP_CHARS]).generates).stop == ["x" * MAX_STOP_CHARS]
 
 
 def test_hidden_stops_are_for_chat_only() -> None:
@@ -172,7 +177,8 @@ def test_tool_choice_none_hides_the_tools() -> None:
 
 
 def test_reasoning_effort_becomes_template_arguments() -> None:
-    assert only(chat(reasoning_effort="high").generates).template_kwargs == {"reasoning_effort": "high"}
+    for effort in ("minimal", "low", "medium", "high", "xhigh", "max"):
+        assert only(chat(reasoning_effort=effort).generates).template_kwargs == {"reasoning_effort": effort}
     assert only(chat(reasoning_effort="none").generates).template_kwargs == {"enable_thinking": False}
 
 
