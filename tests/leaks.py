@@ -16,6 +16,10 @@ PATIENCE_S = 5.0
 standing_servers: set[int] = set()
 """Pids of servers that outlive one test on purpose (module-wide fixtures); their workers come and go."""
 
+_strangers: set[int] = set()
+"""Living processes that have nothing to do with us. Nobody becomes ours later; to look at each of them again
+before and after each of some thousand tests took a sixth of the suite's time."""
+
 
 @dataclass(frozen=True)
 class Traces:
@@ -73,13 +77,24 @@ def _our_processes(socket_root: Path) -> list[tuple[int, float]]:
     """Our children, and what they started or left orphaned (it has our TMPDIR, unlike the processes of other
     sessions on this machine); not those of a standing server."""
     found = []
-    for process in psutil.process_iter():
+    living = set(psutil.pids())
+    _strangers.intersection_update(living)  # a pid that is given anew is looked at anew
+    for pid in living - _strangers - {os.getpid()}:
         try:
-            ours = process.ppid() == os.getpid() or process.environ().get("TMPDIR") == str(socket_root)
-            if ours and process.pid != os.getpid() and not _of_standing_server(process):
-                found.append((process.pid, process.create_time()))
-        except (psutil.Error, OSError):  # not ours to look at, or gone meanwhile
+            process = psutil.Process(pid)
+            if process.ppid() != os.getpid():
+                environment = process.environ()
+                if not environment:  # it has none, or is just being started: no answer yet
+                    continue
+                if environment.get("TMPDIR") != str(socket_root):
+                    _strangers.add(pid)
+                    continue
+            if not _of_standing_server(process):
+                found.append((pid, process.create_time()))
+        except (psutil.ZombieProcess, OSError):
             continue
+        except psutil.Error:  # another user's, gone meanwhile, or listed but not to be seen from here
+            _strangers.add(pid)
     return found
 
 
