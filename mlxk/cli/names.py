@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mlxk.cli.errors import CliError
 
 if TYPE_CHECKING:
     from mlxk.config.settings import Settings
-    from mlxk.store.catalog import ModelRef
+    from mlxk.store.catalog import Catalog, ModelRef
 
 
 def resolve_model(name: str, settings: Settings | None = None) -> ModelRef:
     """The installed model of that name. Raises CliError (unknown, ambiguous, unhealthy)."""
     from mlxk.store.catalog import Catalog
+
+    with _look_up_errors(name):
+        return Catalog(settings or read_settings()).resolve(name)
+
+
+def locate_model(name: str, catalog: Catalog) -> ModelRef:
+    """Like `resolve_model`, also for a model that is broken: to look at it. Raises CliError."""
+    with _look_up_errors(name):
+        return catalog.locate(name)
+
+
+@contextmanager
+def _look_up_errors(name: str) -> Iterator[None]:
     from mlxk.store.errors import AmbiguousModelError, StoreError, UnhealthyModelError, UnknownModelError
 
     details: dict[str, Any]
     try:
-        return Catalog(settings or read_settings()).resolve(name)
+        yield
     except UnknownModelError as error:
         details = {"model": name, "nearest": list(error.nearest)}
         raise CliError("model_not_found", str(error), details) from error

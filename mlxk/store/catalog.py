@@ -4,6 +4,7 @@ that was added or removed a moment ago must be known or unknown at once, without
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,8 @@ from mlxk.config.settings import Settings
 from mlxk.store.errors import AmbiguousModelError, StoreError, UnhealthyModelError, UnknownModelError
 from mlxk.store.folder import Folder, open_regular, read_folder
 from mlxk.store.index import Index, Installed, Source
-from mlxk.store.inspection import inspect_folder
+from mlxk.store.inspection import ModelFacts, inspect_folder
+from mlxk.store.inspection_cache import inspect_all
 from mlxk.store.names import exact_name, is_plausible, names_holding, nearest_names, split_revision
 
 __all__ = ["Catalog", "ModelRef", "Source"]
@@ -55,15 +57,22 @@ class Catalog:
 
         An alias whose target is not installed is left out.
         """
+        return [_ref(found, folder) for found, folder in self._all()]
+
+    def survey(self, *, keep: bool = True) -> list[tuple[ModelRef, ModelFacts]]:
+        """Like `models`, with what is known of each (`inspection_cache`). `keep`: what is new goes there."""
+        found = self._all()
+        facts = inspect_all(((folder, self.trusts(one.name)) for one, folder in found), keep=keep)
+        return [(_ref(*place), fact) for place, fact in zip(found, facts, strict=True)]
+
+    def _all(self) -> list[tuple[Installed, Folder]]:
         index = self._rebuild()
-        refs: list[ModelRef] = []
+        found: list[tuple[Installed, Folder]] = []
         for name in sorted(index.installed.keys() | index.aliases.keys()):
-            try:
-                found = _look_up(index, name)
-            except StoreError:
-                continue
-            refs.append(_ref(found, read_folder(found.path)))
-        return refs
+            with contextlib.suppress(StoreError):
+                one = _look_up(index, name)
+                found.append((one, read_folder(one.path)))
+        return found
 
     def resolve(self, name: str) -> ModelRef:
         """The model that `name` means: an alias, an exact name, mlx-community/NAME, NAME@HASH with the first
@@ -71,6 +80,42 @@ class Catalog:
 
         Raises UnknownModelError, AmbiguousModelError, or UnhealthyModelError.
         """
+        found, folder = self._locate(name)
+        facts = inspect_folder(folder, trusted=self.trusts(found.name))
+        if facts.reason is not None:
+            raise UnhealthyModelError(found.name, facts.reason)
+        return _ref(found, folder)
+
+    def locate(self, name: str) -> ModelRef:
+        """Like `resolve`, for what can be done also with a model that is broken: to look at it, to remove it.
+
+        Raises UnknownModelError, AmbiguousModelError, or (an alias that leads nowhere) UnhealthyModelError.
+        """
+        return _ref(*self._locate(name))
+
+    def facts(self, ref: ModelRef) -> ModelFacts:
+        """What is known of the model, and what is wrong with it under these settings."""
+        return inspect_folder(read_folder(ref.path), trusted=self.trusts(ref.name))
+
+    def trusts(self, name: str) -> bool:
+        """The configuration lets this model run code of its own."""
+        own = self._settings.models.get(name)
+        return own is not None and own.trust_remote_code
+
+    def unusable_aliases(self) -> list[UnhealthyModelError]:
+        """Names of the configuration that lead to no installed model."""
+        index = self._rebuild()
+        found: list[UnhealthyModelError] = []
+        for alias in sorted(index.aliases):
+            try:
+                _look_up(index, alias)
+            except UnhealthyModelError as error:
+                found.append(error)
+            except StoreError as error:
+                found.append(UnhealthyModelError(alias, str(error)))
+        return found
+
+    def _locate(self, name: str) -> tuple[Installed, Folder]:
         if not is_plausible(name):
             raise UnknownModelError(name)
         found = self._find(name)
@@ -78,10 +123,7 @@ class Catalog:
         if not folder.files:  # removed since
             found = _look_up(self._rebuild(), name)
             folder = read_folder(found.path)
-        facts = inspect_folder(folder)
-        if facts.reason is not None:
-            raise UnhealthyModelError(found.name, facts.reason)
-        return _ref(found, folder)
+        return found, folder
 
     def _find(self, name: str) -> Installed:
         index = self._index or self._rebuild()

@@ -21,6 +21,9 @@ class FileEntry(NamedTuple):
     size_bytes: int
     modified_ns: int
     """Unix time; -1 for a link that leads nowhere (an interrupted download of the hub's)."""
+    changed_ns: int = 0
+    """Unix time at which the file or its rights last changed: whatever is done to it shows here."""
+    inode: int = 0
 
     @property
     def dangling(self) -> bool:
@@ -41,8 +44,13 @@ class Folder:
     def ending(self, *endings: str) -> tuple[FileEntry, ...]:
         return tuple(entry for entry in self.files if entry.name.endswith(endings))
 
-    def looks_like_model(self) -> bool:
-        return any(entry.name in _MODEL_FILES or entry.name.endswith(WEIGHT_ENDINGS) for entry in self.files)
+    def looks_like_model(self, *, by_itself: bool = False) -> bool:
+        """`by_itself`: not by what lies in its subfolders, which may be models of their own."""
+        return any(
+            entry.name in _MODEL_FILES or entry.name.endswith(WEIGHT_ENDINGS)
+            for entry in self.files
+            if not by_itself or "/" not in entry.name
+        )
 
     def weights(self) -> tuple[FileEntry, ...]:
         """The files that a load reads; for a format that we cannot load, the files that hold the weights.
@@ -59,6 +67,10 @@ class Folder:
     def modified_at(self) -> float:
         """Unix seconds of the newest file; 0.0 if there is none."""
         return max((entry.modified_ns for entry in self.files if not entry.dangling), default=0) / 1e9
+
+    def touched_ns(self) -> int:
+        """When any of the files last changed in any way."""
+        return max((max(entry.modified_ns, entry.changed_ns) for entry in self.files), default=0)
 
 
 def read_folder(path: Path) -> Folder:
@@ -94,7 +106,8 @@ def _read_level(path: str, prefix: str) -> tuple[list[FileEntry], list[str]]:
                     files.append(FileEntry(prefix + entry.name, 0, -1))
                     continue
                 if stat.S_ISREG(status.st_mode):
-                    files.append(FileEntry(prefix + entry.name, status.st_size, status.st_mtime_ns))
+                    marks = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+                    files.append(FileEntry(prefix + entry.name, *marks))
                 elif stat.S_ISDIR(status.st_mode):
                     subfolders.append(entry.name)
     except OSError:

@@ -106,7 +106,7 @@ class Index:
     def _local_models(self, root: Path) -> Iterator[Installed]:
         for name in _subfolders(root):
             self._marks[os.fspath(root / name)] = _mark(os.fspath(root / name))
-            if read_folder(root / name).looks_like_model():
+            if read_folder(root / name).looks_like_model(by_itself=True):
                 yield Installed(name, Source.LOCAL, root / name)
                 continue
             for below in _subfolders(root / name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,40 @@ _LARGEST_BYTES = 64 * 1024 * 1024
 
 def read_object(path: Path) -> tuple[dict[str, Any], str | None]:
     """The JSON object in the file, or {} and what is wrong, as the end of the sentence "NAME ..."."""
+    value, wrong = read_judged(path)
+    return value, wrong[1] if wrong else None
+
+
+def json_fault(path: Path) -> tuple[str, str] | None:
+    """Kind (`faults`) and words of what is wrong with the file; None if it holds a JSON object."""
+    return read_judged(path)[1]
+
+
+def read_fault(error: OSError) -> tuple[str, str]:
+    """Kind and words for a file that cannot be read."""
+    kind = "unreadable" if isinstance(error, PermissionError) else "read_error"
+    return kind, f"cannot be read ({error.strerror or error})"
+
+
+def read_judged(
+    path: Path, decode: Callable[[bytes], Any] = json.loads
+) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """The JSON object in the file, or {} and what `json_fault` says. `decode` raises ValueError."""
     try:
         with open_regular(path) as file:
             data = file.read(_LARGEST_BYTES + 1)
     except FileNotFoundError:
-        return {}, "is missing"
+        return {}, ("missing_file", "is missing")
     except OSError as error:
-        return {}, f"cannot be read ({error.strerror or error})"
+        return {}, read_fault(error)
     if data.startswith(LFS_MARK):
-        return {}, "is a Git LFS pointer, not the file itself (run `git lfs pull` in its folder)"
+        return {}, ("lfs_pointer", "is a Git LFS pointer, not the file itself")
     if not data.strip():
-        return {}, "is empty: the download was cut off"
+        return {}, ("empty_file", "is empty: the download was cut off")
     if len(data) > _LARGEST_BYTES:
-        return {}, "is too large to be what its name says"
+        return {}, ("bad_json", "is too large to be what its name says")
     try:
-        value = json.loads(data)
+        value = decode(data)
     except (ValueError, RecursionError):
-        return {}, "is not valid JSON: the download was cut off, or the file was edited"
-    return (value, None) if isinstance(value, dict) else ({}, "holds no JSON object")
+        return {}, ("bad_json", "is not valid JSON: the download was cut off, or the file was edited")
+    return (value, None) if isinstance(value, dict) else ({}, ("bad_json", "holds no JSON object"))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 SURVEY_LIMIT_S = 0.5
 NAMED = 5
 """So many of a kind are named in one line; the details have all."""
-OTHER_VARIABLES = frozenset({"HOME", "CONFIG", "API_KEY", "API_KEYS"})
-"""MLXK_* that are no settings of the configuration file."""
 
 
 def check_configuration() -> tuple[Settings | None, list[Finding]]:
@@ -43,11 +41,10 @@ def check_configuration() -> tuple[Settings | None, list[Finding]]:
 def check_models(settings: Settings) -> Iterator[Finding]:
     """Models on disk, and those that the configuration needs."""
     from mlxk.store.catalog import Catalog
-    from mlxk.store.inspection import inspect_model
 
-    refs = Catalog(settings).models()
-    unusable = {ref.name: fact.reason for ref in refs if (fact := inspect_model(ref.path)).reason}
-    n_usable = len(refs) - len(unusable)
+    survey = Catalog(settings).survey(keep=False)  # a doctor leaves nothing behind
+    unusable = {ref.name: facts.reason for ref, facts in survey if facts.reason}
+    n_usable = len(survey) - len(unusable)
     yield ok("models", f"{n_usable} can be served", count=n_usable)
     needed = list(_needed(settings))
     yield from needed
@@ -111,18 +108,11 @@ def _needed(settings: Settings) -> Iterator[Finding]:
 
 def _unknown_variables() -> Iterator[Finding]:
     """The file's unknown keys are errors; a variable's typo would go unseen."""
-    import difflib
+    from mlxk.config.variables import unknown_variables
 
-    from mlxk.config.fields import SERVER_FIELDS
-
-    known = {f"MLXK_{one.key.upper()}" for one in SERVER_FIELDS} | {
-        f"MLXK_{name}" for name in OTHER_VARIABLES
-    }
-    for name in sorted(os.environ):
-        if name.startswith("MLXK_") and name not in known and not name.startswith("MLXK_FAKE_"):
-            near = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"unset {name}"
-            yield note("configuration", f"the variable {name} sets nothing", advice, variable=name)
+    for name, nearest in unknown_variables():
+        advice = f"did you mean {nearest}?" if nearest else f"unset {name}"
+        yield note("configuration", f"the variable {name} sets nothing", advice, variable=name)
 
 
 def _key_file(path: str | None) -> Iterator[Finding]:

@@ -377,3 +377,11 @@ def test_aliases_of_a_real_configuration_file_are_found(models: Any) -> None:
     folder = models.folder(models.home / "weights" / "mine")
     (models.home / "config.toml").write_text('[models."mine"]\npath = "weights/mine"\n')
     assert Catalog(load_settings()).resolve("mine").path == folder
+
+
+def test_gguf_files_in_one_model_do_not_swallow_its_organisation(models: Any) -> None:
+    models.local("org/whole")
+    gguf = models.local("org/variants")
+    (gguf / "model.safetensors").rename(gguf / "m-Q4_K_M.gguf")
+    names = [ref.name for ref in Catalog(load_settings({})).models()]
+    assert names == ["org/variants", "org/whole", "tiny"]
