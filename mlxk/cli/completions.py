@@ -1,7 +1,8 @@
-"""Asking a server for a reply over HTTP, as any client would: one streamed completion."""
+"""Asking a server over HTTP, as any client would: one streamed completion, facts of a model, a load."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,30 +41,20 @@ def stream_reply(
     """
     import requests
 
-    headers = {"Authorization": f"Bearer {api_key}".encode()} if api_key else {}
     finished = False
+    asked = {**body, "stream": True}
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # a proxy of the environment would take the prompt off this machine
-            response = session.post(
-                reachable(base_url) + endpoint,
-                json={**body, "stream": True},
-                headers=headers,
-                stream=True,
-                allow_redirects=False,
-                timeout=(CONNECT_LIMIT_S, SILENCE_LIMIT_S),
-            )
-            with response:
-                if response.status_code != 200:
-                    raise _refusal(response)
-                for data in _events(response):
-                    if data == "[DONE]":
-                        return
-                    part = parse_part(data)
-                    finished = finished or part.finish_reason is not None
-                    yield part
+        with _sent(
+            "POST", base_url, endpoint, api_key=api_key, silence_limit_s=SILENCE_LIMIT_S, json=asked
+        ) as response:
+            for data in _events(response):
+                if data == "[DONE]":
+                    return
+                part = parse_part(data)
+                finished = finished or part.finish_reason is not None
+                yield part
     except requests.ConnectTimeout as error:
-        raise CliError("timed_out", f"the server at {base_url} does not accept connections") from error
+        raise _deaf(base_url) from error
     except requests.RequestException as error:
         if finished:
             return  # the reply is whole; only the goodbye is missing
@@ -72,6 +63,67 @@ def stream_reply(
         raise CliError("protocol_error", f"the server's stream cannot be read: {error}") from error
     if not finished:
         raise CliError("connection_lost", "the server ended the stream before the reply was complete")
+
+
+def get_json(base_url: str, path: str, *, api_key: str | None) -> dict[str, Any]:
+    """The JSON object at `path`. Raises CliError."""
+    return _exchange("GET", base_url, path, api_key=api_key, silence_limit_s=SILENCE_LIMIT_S)
+
+
+def post_json(base_url: str, path: str, *, api_key: str | None) -> dict[str, Any]:
+    """The answer to a POST without a body, however long the server takes over it. Raises CliError."""
+    return _exchange("POST", base_url, path, api_key=api_key, silence_limit_s=None)
+
+
+def _exchange(method: str, base_url: str, path: str, **request: Any) -> dict[str, Any]:
+    import requests
+
+    try:
+        with _sent(method, base_url, path, **request) as response:
+            answer = response.json()
+    except requests.ConnectTimeout as error:
+        raise _deaf(base_url) from error
+    except requests.JSONDecodeError as error:
+        raise CliError("protocol_error", "the server sent what is no JSON") from error
+    except requests.RequestException as error:
+        raise _broken(base_url, error) from error
+    if not isinstance(answer, dict):
+        raise CliError("protocol_error", "the server sent what is no JSON object")
+    return answer
+
+
+@contextlib.contextmanager
+def _sent(
+    method: str,
+    base_url: str,
+    path: str,
+    *,
+    api_key: str | None,
+    silence_limit_s: float | None,
+    json: Any = None,
+) -> Iterator[requests.Response]:
+    """The response to a request, if it is 200; its connection is closed with the block."""
+    import requests
+
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy of the environment would take the prompt off this machine
+        response = session.request(
+            method,
+            reachable(base_url) + path,
+            json=json,
+            headers={"Authorization": f"Bearer {api_key}".encode()} if api_key else {},
+            stream=True,
+            allow_redirects=False,
+            timeout=(CONNECT_LIMIT_S, silence_limit_s),
+        )
+        with response:
+            if response.status_code != 200:
+                raise _refusal(response)
+            yield response
+
+
+def _deaf(base_url: str) -> CliError:
+    return CliError("timed_out", f"the server at {base_url} does not accept connections")
 
 
 def reachable(base_url: str) -> str:

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from mlxk.cli.completions import ReplyPart
 
 REASONING = "**[Reasoning]**\n"
 ANSWER = "**[Answer]**\n"
+
+_VISIBLE = {code: f"^{chr(code ^ 0x40)}" for code in [*range(0x20), 0x7F] if chr(code) not in "\n\t\r"}
+"""Control characters as `cat -v` shows them: at a terminal a model could retitle the window, recolor it, or
+make it answer with text that the next shell takes for typed."""
+_VISIBLE |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}  # ESC [ in one character, and its kin
+_VISIBLE[0x0D] = ""  # a carriage return alone would write over the line
+
+
+@dataclass(slots=True)
+class Reply:
+    """A reply as far as it has come."""
+
+    content_parts: list[str] = field(default_factory=list)
+    reasoning_parts: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+
+    def add(self, part: ReplyPart) -> None:
+        self.content_parts.append(part.content)
+        self.reasoning_parts.append(part.reasoning)
+        self.finish_reason = part.finish_reason or self.finish_reason
+        self.usage = part.usage or self.usage
+
+    @property
+    def content(self) -> str:
+        return "".join(self.content_parts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasoning_parts)
 
 
 class ReplyWriter:
     """Writes the parts of one reply to `stream` as they come.
 
-    Without reasoning the output is the answer and nothing else; with it, both have a heading.
+    Without reasoning the output is the answer and nothing else; with it, both have a heading. A terminal
+    gets no control characters, a pipe every byte.
     """
 
     def __init__(self, stream: TextIO, *, hide_reasoning: bool) -> None:
         self._stream = stream
         self._hide_reasoning = hide_reasoning
+        self._is_terminal = stream.isatty()
         self._heading: str | None = None
         self._last = "\n"
         """The last character that was written."""
@@ -44,5 +79,7 @@ class ReplyWriter:
             self._heading = heading
 
     def _put(self, text: str) -> None:
-        self._last = text[-1]
-        self._stream.write(text)
+        shown = text.translate(_VISIBLE) if self._is_terminal else text
+        if shown:
+            self._last = shown[-1]
+            self._stream.write(shown)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ class Ready:
 
     pid: int
     url: str
+    control: str = ""
+    """Path of its control socket."""
 
 
 def start_detached(arguments: Sequence[str], *, cwd: str = "", limit_s: float = READY_LIMIT_S) -> Ready:
@@ -89,6 +92,7 @@ def private_server(*, limit_s: float = READY_LIMIT_S) -> Iterator[Ready]:
     with tempfile.TemporaryFile() as log:
         arguments = ["--private", "--host", "127.0.0.1", "--port", "0"]
         process, ready_fd = _spawn(arguments, stdin=subprocess.PIPE, output=log)
+        ready = None
         try:
             try:
                 ready = _await_ready(process, ready_fd, log, 0, limit_s=limit_s, where=None)
@@ -110,6 +114,16 @@ def private_server(*, limit_s: float = READY_LIMIT_S) -> Iterator[Ready]:
             except KeyboardInterrupt:
                 _kill(process)  # its workers notice, and end too
                 raise
+            finally:
+                if ready is not None:
+                    _remove_sockets(ready)
+
+
+def _remove_sockets(ready: Ready) -> None:
+    """A server that was killed left their directory."""
+    folder = Path(ready.control).parent
+    if ready.control and folder.name.startswith("mlxk-"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _spawn(
@@ -154,7 +168,7 @@ def _await_ready(
     try:
         fields = json.loads(line)
         reason = str(fields.get("error", ""))
-        return Ready(pid=int(fields["pid"]), url=str(fields["url"]))
+        return Ready(pid=int(fields["pid"]), url=str(fields["url"]), control=str(fields.get("control", "")))
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     with contextlib.suppress(subprocess.TimeoutExpired):

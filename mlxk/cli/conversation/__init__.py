@@ -1,0 +1,1 @@
+"""The conversation of `mlxk run MODEL` at a terminal."""
