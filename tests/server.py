@@ -19,6 +19,7 @@ import psutil
 
 from mlxk.store.builtin import builtin_path
 from mlxk.supervisor.control_client import ControlClient
+from tests.envelopes import check_output
 from tests.leaks import standing_servers
 
 START_TIMEOUT_S = 60.0
@@ -138,7 +139,7 @@ class Server:
     def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """`mlxk ARGUMENTS` with this server's home."""
         command = [sys.executable, "-P", "-m", "mlxk", *arguments]
-        return subprocess.run(
+        done = subprocess.run(
             command,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -147,6 +148,8 @@ class Server:
             timeout=timeout_s,
             check=False,
         )
+        check_output(arguments, done.stdout)
+        return done
 
 
 @contextmanager

@@ -53,6 +53,16 @@ def note_progress(record: RequestRecord, meters: Sequence[GenerationMeter], n: i
     if speaking:
         first_at = min(meter.first_at for meter in speaking)
         record.ttft_ms = (first_at - record.started_at) * 1000
-        span_s = max(meter.last_at for meter in speaking) - first_at
-        if span_s > 0:
-            record.tokens_per_s = sum(meter.tokens - 1 for meter in speaking) / span_s
+        record.tokens_per_s = _tokens_per_s(speaking)
+
+
+def _tokens_per_s(meters: Sequence[GenerationMeter]) -> float | None:
+    """After the first token. Where several came at first, their text was held back and nobody knows when the
+    first was made; then the prefill counts too."""
+    last_at = max(meter.last_at for meter in meters)
+    if all(meter.first_count == 1 for meter in meters):
+        begin_at, tokens = min(meter.first_at for meter in meters), sum(one.tokens - 1 for one in meters)
+    else:
+        begin_at = min(meter.granted_at or meter.began for meter in meters)
+        tokens = sum(meter.tokens for meter in meters)
+    return tokens / (last_at - begin_at) if last_at > begin_at else None

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from mlxk.cli.errors import CliError, ExitCode
 from mlxk.cli.options import json_option
-from mlxk.cli.output import print_data, printable
+from mlxk.cli.output import print_data, printable, styled, wrap
 
 EXAMPLES = """\b
 Examples:
   mlxk doctor
-  mlxk doctor --fix                        ends orphaned processes, removes stale files
-  mlxk doctor --json | jq -r '.data.findings[] | select(.status == "problem") | .message'"""
+  mlxk doctor --fix              ends orphaned processes, removes stale files
+  mlxk doctor --json | jq -r '.data.findings[].message'"""
 
 COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 MARK_WIDTH = len("problem")
@@ -86,13 +87,15 @@ def _print_report(findings: list[dict[str, Any]], counts: dict[str, int]) -> Non
     name_width = max(len(one["check"]) for one in findings)
     indent = " " * (MARK_WIDTH + 2 + name_width + 2)
     for one in findings:
-        mark = click.style(one["status"].ljust(MARK_WIDTH), fg=COLORS[one["status"]])
-        first, *rest = printable(one["message"], keep_lines=True).splitlines() or [""]
-        click.echo(f"{mark}  {one['check'].ljust(name_width)}  {first}")
+        mark = styled(one["status"].ljust(MARK_WIDTH), COLORS[one["status"]], sys.stdout)
+        lines = printable(one["message"], keep_lines=True).splitlines() or [""]
+        first, *rest = [part for line in lines for part in wrap(line, indent)]
+        click.echo(f"{mark}  {one['check'].ljust(name_width)}  {first[len(indent) :]}")
         for line in rest:
-            click.echo(indent + line)
+            click.echo(line)
         if one["advice"]:
-            click.echo(f"{indent}-> {printable(one['advice'])}")
+            for line in wrap(f"-> {printable(one['advice'])}", indent, hang=3):
+                click.echo(line)
     click.echo(_verdict(counts))
 
 

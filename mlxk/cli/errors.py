@@ -23,6 +23,8 @@ EXIT_CODES = {
     "server_not_running": ExitCode.NOT_RUNNING,
     "model_not_found": ExitCode.UNKNOWN_MODEL,
     "ambiguous_model": ExitCode.UNKNOWN_MODEL,
+    "model_renamed": ExitCode.UNKNOWN_MODEL,
+    "revision_not_found": ExitCode.UNKNOWN_MODEL,
     "deadline_exceeded": ExitCode.TIMED_OUT,
     "timed_out": ExitCode.TIMED_OUT,
     "insufficient_memory": ExitCode.NO_MEMORY,

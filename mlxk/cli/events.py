@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
 
 from mlxk.cli.control import server
 from mlxk.cli.output import note, printable
-from mlxk.cli.watching import check_reader, print_line, write_out
+from mlxk.cli.watching import check_reader, print_line, print_text
 
 EXAMPLES = """\b
 Examples:
@@ -30,8 +29,9 @@ Examples:
 def command(context: click.Context, recent: int, no_follow: bool, as_json_here: bool) -> None:
     """Show what happens in the server, until Ctrl-C or the server's end (exit 0).
 
-    Times are local; with --json they are Unix seconds, and sizes are bytes.
+    Times are UTC. With --json `at` is the time, `time` the same in Unix seconds, and sizes are bytes.
     """
+    from mlxk.config.units import format_time
     from mlxk.supervisor.control_client import ServerNotRunningError
 
     as_json = as_json_here or bool(context.find_root().params.get("as_json"))
@@ -47,9 +47,9 @@ def command(context: click.Context, recent: int, no_follow: bool, as_json_here: 
                 connected = True
                 for event in reply.get("events", []):
                     if as_json:
-                        print_line(event)
+                        print_line({**event, "at": format_time(event.get("time", 0), digits=3)})
                     else:
-                        write_out(f"{format_event(event)}\n".encode(errors="replace"))
+                        print_text(format_event(event))
                 ended = bool(reply.get("ended"))
         except ServerNotRunningError:
             if not connected:
@@ -62,9 +62,15 @@ def command(context: click.Context, recent: int, no_follow: bool, as_json_here: 
 
 
 def format_event(event: dict[str, Any]) -> str:
-    clock = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0)))
-    who = str(event.get("model") or "server")
-    return printable(f"{clock}  {who}  {_what(event)}")
+    """A line for people."""
+    from mlxk.config.units import format_time
+
+    return f"{format_time(event.get('time', 0))}  {describe_event(event)}"
+
+
+def describe_event(event: dict[str, Any]) -> str:
+    """Whom it is about, and what it says."""
+    return printable(f"{event.get('model') or 'server'}  {_what(event)}")
 
 
 CHANGES = ("applied", "next_load", "needs_restart", "models", "models_to_restart", "models_to_load")
@@ -90,7 +96,8 @@ def _what(event: dict[str, Any]) -> str:
         case "trimmed":
             return f"prefix cache trimmed to {size('max_bytes')}"
         case "evicted":
-            return f"evicted ({event.get('reason')})"
+            why = (str(event.get(name)) for name in ("reason", "room_for") if event.get(name))
+            return f"evicted ({' for '.join(why)})"
         case "stopped":
             return f"stopped, {size('freed_bytes')} freed"
         case "died":

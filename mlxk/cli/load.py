@@ -9,13 +9,13 @@ import click
 from mlxk.cli.control import ANSWER_LIMIT_S, ask, server
 from mlxk.cli.errors import CliError
 from mlxk.cli.options import json_option
-from mlxk.cli.output import print_data
+from mlxk.cli.output import note, print_data, printable
 
 EXAMPLES = """\b
 Examples:
   mlxk load tiny
   mlxk load mlx-community/Qwen3-0.6B-4bit tiny
-  mlxk load --dry-run big-model      does it fit, what would go for it, how long would it take"""
+  mlxk load --dry-run big-model      does it fit, and what would go for it?"""
 
 
 @click.command("load", short_help="Load models into the running server.", epilog=EXAMPLES)
@@ -35,8 +35,13 @@ def command(models: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_data("load", data)
         return
-    for model in data.get("models", []):
-        click.echo(_sentence(model))
+    done = data.get("models", [])
+    for model in done:
+        click.echo(printable(_sentence(model)))
+    for model in done:
+        for name in {one["name"] for one in done}.intersection(model.get("evicted", [])):
+            text = f"warning: {name} was unloaded again for {model['name']}: there is no room for both"
+            note(printable(text))
 
 
 def _plan(models: tuple[str, ...], *, as_json: bool) -> None:
@@ -51,7 +56,7 @@ def _plan(models: tuple[str, ...], *, as_json: bool) -> None:
         return
     for plan in plans:
         if plan["fits"]:
-            click.echo(describe_plan(plan))
+            click.echo(printable(describe_plan(plan)))
     if hopeless:
         raise CliError("insufficient_memory", "\n".join(describe_plan(plan) for plan in hopeless))
 
@@ -62,6 +67,8 @@ def describe_plan(plan: dict[str, Any]) -> str:
 
     need = f"{format_size(plan['need_bytes'])} ({plan['need_source']})"
     free = f"{format_size(plan['free_bytes'])} of {format_size(plan['memory_limit_bytes'])} are free"
+    if plan.get("limited_by") == "max_models":
+        free += f", but no more than {plan['max_models']} may be loaded at once (--max-models)"
     took = f"about {plan['load_s']:.1f} s ({plan['load_s_source']})"
     name, verdict = plan["name"], plan["verdict"]
     if verdict == "loaded":
@@ -98,4 +105,7 @@ def _sentence(model: dict[str, Any]) -> str:
         return f"{model['name']}: already loaded"
     memory = model.get("memory_bytes")
     took = f"{model['name']}: loaded in {model.get('load_s') or 0:.1f} s"
-    return f"{took}, {format_size(memory)}" if memory else took
+    if memory:
+        took += f", {format_size(memory)}"
+    gone = ", ".join(model.get("evicted", []))
+    return f"{took}; {gone} had to go for it" if gone else took

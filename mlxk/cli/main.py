@@ -20,8 +20,39 @@ from mlxk import __version__
 from mlxk.cli.errors import CliError, ExitCode
 from mlxk.cli.output import print_data, print_error, print_usage_error, silence
 
-VERBS = ("serve", "run", "ps", "load", "stop", "restart", "reload", "logs", "events", "list", "doctor")
+VERBS = (
+    "serve",
+    "run",
+    "ps",
+    "top",
+    "load",
+    "stop",
+    "restart",
+    "reload",
+    "logs",
+    "events",
+    "list",
+    "show",
+    "health",
+    "pull",
+    "rm",
+    "convert",
+    "config",
+    "doctor",
+    "completion",
+    "help",
+    "version",
+)
 """Each is `mlxk.cli.<verb>.command`. In the order of the help page."""
+SUBVERBS = {"config": ("init", "check", "path")}
+EXPERIMENTS = {"push": "MLXK_EXPERIMENTAL_PUSH"}
+"""Verbs that there are only while the variable is 1; else they are as unknown as any other word."""
+
+
+def verbs() -> tuple[str, ...]:
+    """All that this call knows."""
+    return (*VERBS, *(verb for verb, variable in EXPERIMENTS.items() if os.environ.get(variable) == "1"))
+
 
 EXAMPLES = """\b
 Examples:
@@ -29,7 +60,7 @@ Examples:
   mlxk serve --detach tiny         in the background, with a model loaded
   mlxk run tiny "Say: hi there"    one answer, streamed
   mlxk ps                          what is loaded, and what it costs
-  mlxk stop tiny                   end one model; the memory is free when it returns
+  mlxk stop tiny                   end one model, and free its memory
   mlxk stop                        end the server
 
 \b
@@ -41,10 +72,10 @@ class VerbGroup(click.Group):
     """Loads a verb's module when the verb is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(verbs())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in verbs():
             return None
         command: click.Command = importlib.import_module(f"mlxk.cli.{cmd_name}").command
         return command
@@ -52,11 +83,11 @@ class VerbGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
+        if args and not args[0].startswith("-") and args[0] not in verbs():
             import difflib  # a tenth of the start of `mlxk --version`, for this one message
 
-            near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERBS)}"
+            near = difflib.get_close_matches(args[0], verbs(), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(verbs())}"
             ctx.fail(f"there is no verb '{args[0]}'; {hint}")
         return super().resolve_command(ctx, args)
 
@@ -87,7 +118,7 @@ def cli(context: click.Context, show_version: bool, as_json: bool) -> None:
         context.exit(ExitCode.OK)
     if context.invoked_subcommand is None:
         if as_json:
-            context.fail(f"which verb? There are: {', '.join(VERBS)}")
+            context.fail(f"which verb? There are: {', '.join(verbs())}")
         click.echo(context.get_help())
 
 
@@ -96,12 +127,22 @@ def invoke(arguments: Sequence[str]) -> int:
     own = list(arguments)
     before_dashes = own[: own.index("--")] if "--" in own else own
     as_json = "--json" in before_dashes
-    command = next((word for word in own if word in VERBS), None)
+    command = _command_of(own)
     try:
         return _call(own, command, as_json=as_json)
     except BrokenPipeError:  # `mlxk run … | head -1`: the reader has what it wanted
         silence(sys.stdout)
         return ExitCode.ERROR
+
+
+def _command_of(words: list[str]) -> str | None:
+    """For the envelope: "ps", "config init"; None where no verb is named."""
+    verb = next((word for word in words if word in verbs()), None)
+    if verb not in SUBVERBS:
+        return verb
+    behind = words[words.index(verb) + 1 :]
+    sub = next((word for word in behind if not word.startswith("-")), None)
+    return f"{verb} {sub}" if sub in SUBVERBS[verb] else verb
 
 
 def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:

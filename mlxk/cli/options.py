@@ -44,15 +44,61 @@ def setting_option(key: str, metavar: str, text: str) -> Callable[[Function], Fu
     return click.option(f"--{key.replace('_', '-')}", callback=check, metavar=metavar, help=text)
 
 
+def assignments_option(function: Function) -> Function:
+    """`--set KEY=VALUE`, several times: any setting of the server, for those without a flag of their own."""
+
+    def read(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+        from mlxk.config.fields import SERVER_FIELDS
+
+        fields, chosen = {one.key: one for one in SERVER_FIELDS}, {}
+        for text in values:
+            key, equals, value = text.partition("=")
+            if not equals or key not in fields:
+                problem = f"'{text}' is not KEY=VALUE with a key of `mlxk config`, such as max_batch=8"
+                raise click.BadParameter(problem, context, parameter)
+            _parsed(fields[key].parse, value, context, parameter)
+            chosen[key] = value
+        return chosen
+
+    return click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        callback=read,
+        metavar="KEY=VALUE",
+        help="Any other setting (`mlxk config` lists them).",
+    )(function)
+
+
 def limit_option(text: str) -> Callable[[Function], Function]:
     """`--timeout TIME`: after so many seconds, given as a duration, to give up."""
 
     def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-        from mlxk.config.fields import parse_finite_duration_s
+        from mlxk.config.parsers import parse_finite_duration_s
 
         return None if value is None else _parsed(parse_finite_duration_s, value, context, parameter)
 
     return click.option("--timeout", "timeout_s", callback=parse, metavar="TIME", help=text)
+
+
+def interval_option(text: str) -> Callable[[Function], Function]:
+    """`-n TIME`, `--interval TIME`: how often a screen is drawn anew, as `interval_s`; None if not given."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+        from mlxk.config.parsers import parse_finite_duration_s
+
+        if value is None:
+            return None
+        seconds = _parsed(parse_finite_duration_s, value, context, parameter)
+        if not LEAST_INTERVAL_S <= seconds <= LONGEST_INTERVAL_S:
+            raise click.BadParameter("it must be at least 0.1s and at most 1d", context, parameter)
+        return seconds
+
+    return click.option("-n", "--interval", "interval_s", callback=parse, metavar="TIME", help=text)
+
+
+LEAST_INTERVAL_S = 0.1
+LONGEST_INTERVAL_S = 86400.0
 
 
 def _parsed(

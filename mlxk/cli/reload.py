@@ -8,7 +8,7 @@ import click
 
 from mlxk.cli.control import ask, server
 from mlxk.cli.options import json_option
-from mlxk.cli.output import print_data
+from mlxk.cli.output import print_data, printable
 
 EXAMPLES = """\b
 Examples:
@@ -39,7 +39,7 @@ def command(as_json: bool) -> None:
     if as_json:
         print_data("reload", data)
         return
-    click.echo("\n".join(_report(data)) or "nothing has changed")
+    click.echo(printable("\n".join(_report(data)), keep_lines=True) or "nothing has changed")
 
 
 def _report(data: dict[str, Any]) -> list[str]:

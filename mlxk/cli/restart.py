@@ -10,7 +10,7 @@ import click
 from mlxk.cli.control import ask, server
 from mlxk.cli.errors import CliError
 from mlxk.cli.options import json_option, limit_option
-from mlxk.cli.output import print_data
+from mlxk.cli.output import print_data, printable
 
 POLL_S = 0.05
 
@@ -38,7 +38,7 @@ def command(models: tuple[str, ...], now: bool, timeout_s: float | None, as_json
         print_data("restart", data)
         return
     for model in data.get("models", []):
-        click.echo(_sentence(model))
+        click.echo(printable(_sentence(model)))
     if process := data.get("server"):
         click.echo(f"restarted the server: pid {process['pid']}, {process['url']}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mlxk.cli.errors import CliError
-from mlxk.cli.options import json_option, setting_option
+from mlxk.cli.options import assignments_option, json_option, setting_option
 from mlxk.cli.output import print_data
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ EXAMPLES = """\b
 Examples:
   mlxk serve
   mlxk serve --port 8080 --max-memory 24GB --keep-alive 30m
-  mlxk serve --detach tiny         returns when it takes requests; `mlxk stop` ends it"""
+  mlxk serve --set max_batch=16 --set request_timeout=10m
+  mlxk serve --detach tiny         in the background; `mlxk stop` ends it"""
 
 
 @click.command("serve", short_help="Start the server.", epilog=EXAMPLES)
@@ -45,6 +49,7 @@ Examples:
 @click.option("--no-auth", is_flag=True, default=None, help="Serve a public address without an API key.")
 @click.option("--api-key-file", type=click.Path(resolve_path=True), help="File with one API key a line.")
 @setting_option("drain_timeout", "TIME", "Time for running requests when asked to stop.  [default: 30s]")
+@assignments_option
 @click.option("--background", is_flag=True, hidden=True, help="What --detach starts: logs to its file only.")
 @click.option("--private", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
@@ -59,6 +64,7 @@ def command(
     background: bool,
     private: bool,
     ready_fd: int | None,
+    assignments: dict[str, str],
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -73,7 +79,8 @@ def command(
         os.set_inheritable(ready_fd, False)  # held open by a worker, it would never report our death
     if not private:
         _refuse_a_second_server()
-    asked = {**flags, "preload": models or None}
+    given = {name: value for name, value in flags.items() if value is not None}
+    asked = {**assignments, **given, **({"preload": models} if models else {})}
     settings = read_settings(asked, config=config)
     for name in models:
         resolve_model(name, settings)  # a typo ends here, not as a server without the model
@@ -83,27 +90,38 @@ def command(
     if detach:
         from mlxk.cli.server_process import start_detached
 
-        ready = start_detached(_arguments(models, {"config": config, **flags}))
+        for warning in _warnings():
+            click.echo(f"warning: {warning}", err=True)  # the server's own goes to its log
+        ready = start_detached(_arguments(models, {"config": config, **flags}, assignments))
+        troubles = _hopeless(settings.preloaded())
         if as_json:
-            print_data("serve", {"pid": ready.pid, "url": ready.url})
+            print_data("serve", {"pid": ready.pid, "url": ready.url, "not_preloaded": troubles})
         else:
+            for trouble in troubles:
+                click.echo(f"warning: {trouble['message']}", err=True)
             click.echo(f"server running: pid {ready.pid}, {ready.url}")
         return
 
     from mlxk.supervisor.signals import signal_desk
 
     with signal_desk() as signals:  # before the imports that take most of the start
-        from mlxk.api.app import create_server
-        from mlxk.config.log_files import server_log
-        from mlxk.config.logs import configure_logging, log_patiently
-        from mlxk.config.paths import log_dir
-        from mlxk.config.settings import ConfigError, load_settings
-        from mlxk.supervisor.lifecycle import run_server
-        from mlxk.supervisor.run_dir import StartError
+        with _nothing_to_collect():
+            from mlxk.api.app import create_server
+            from mlxk.api.descriptors import prepare_descriptors
+            from mlxk.config.log_files import server_log
+            from mlxk.config.logs import configure_logging, log_patiently
+            from mlxk.config.paths import log_dir
+            from mlxk.config.settings import ConfigError, load_settings
+            from mlxk.supervisor.lifecycle import run_server
+            from mlxk.supervisor.run_dir import StartError
 
         log_patiently(stderr=not background, file=None if private else server_log(log_dir()))
         configure_logging(settings.log_level, settings.log_json)
+        if not private:
+            for warning in _warnings():
+                logging.getLogger("mlxk.serve").warning("%s", warning)
         try:
+            prepare_descriptors()
             code = run_server(
                 settings,
                 private=private,
@@ -119,6 +137,48 @@ def command(
         if code is None:
             _begin_anew()
         _leave(code)
+
+
+@contextlib.contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """What imports make stays. To look through it for garbage, again and again as it grows, took a fifth of
+    the imports' time, and would go on in every full collection of the server."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _hopeless(names: Sequence[str]) -> list[dict[str, str]]:
+    """The models that the server in the background can never load, each with its reason. It has said so to
+    its log only, and a long load is not waited for."""
+    if not names:
+        return []
+    from mlxk.cli.control import ANSWER_LIMIT_S, server
+    from mlxk.cli.load import describe_plan
+
+    troubles = []
+    for name in names:
+        try:
+            with server() as client:
+                arguments = {"models": [name], "dry_run": True}
+                plan = client.call("load", arguments, timeout_s=ANSWER_LIMIT_S)["models"][0]
+        except CliError as error:
+            troubles.append({"model": name, "type": error.type, "message": error.message})
+        else:
+            if not plan["fits"]:
+                words = describe_plan(plan)
+                troubles.append({"model": plan["name"], "type": "insufficient_memory", "message": words})
+    return troubles
+
+
+def _warnings() -> list[str]:
+    """Of what is set and means nothing."""
+    from mlxk.config.variables import unknown_variables
+
+    return [str(one) for one in unknown_variables()]
 
 
 def _begin_anew() -> NoReturn:
@@ -183,9 +243,9 @@ def _refuse_a_second_server() -> None:
         )
 
 
-def _arguments(models: tuple[str, ...], options: dict[str, Any]) -> list[str]:
+def _arguments(models: tuple[str, ...], options: dict[str, Any], assignments: dict[str, str]) -> list[str]:
     """The options as words for the process in the background. `=`, because a value may begin with a dash."""
-    words = []
+    words = [f"--set={key}={value}" for key, value in assignments.items()]
     for name, value in options.items():
         if value is True:
             words.append(f"--{name.replace('_', '-')}")

@@ -9,7 +9,7 @@ import click
 from mlxk.cli.control import ask, end_server, server
 from mlxk.cli.errors import CliError
 from mlxk.cli.options import json_option, limit_option
-from mlxk.cli.output import print_data
+from mlxk.cli.output import print_data, printable
 
 ANSWER_GRACE_S = 2.0
 """The server gets `--timeout` for itself; so much longer we wait for it to say that it ran out."""
@@ -52,7 +52,8 @@ def command(
     if as_json:
         print_data("stop", data)
     else:
-        click.echo(_report(data, named=bool(models), every_model=every_model))
+        report = _report(data, named=bool(models), every_model=every_model)
+        click.echo(printable(report, keep_lines=True))
 
 
 def _nothing_to_stop(models: tuple[str, ...]) -> dict[str, Any]:

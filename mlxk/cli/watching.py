@@ -23,6 +23,11 @@ def write_out(data: bytes) -> None:
     sys.stdout.flush()
 
 
+def print_text(text: str) -> None:
+    """A line for people, at once."""
+    write_out(f"{text}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
+
+
 def print_line(facts: Mapping[str, Any]) -> None:
     """One JSON object on a line of its own, at once."""
     write_out(json.dumps(facts, ensure_ascii=True, default=str).encode() + b"\n")

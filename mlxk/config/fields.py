@@ -1,216 +1,221 @@
-"""What each setting accepts: one line per setting, one small parser per kind of value.
+"""All that can be set, in one table: the name, how a value is read, and what it is for.
 
-A parser takes a value as it comes from a flag, an environment variable (always text) or the configuration
-file, and raises ValueError with a sentence that says what is accepted.
+The configuration file's reader, the variables, the flags, `mlxk config` and the file that `mlxk config init`
+writes are made of it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import NamedTuple
 
-from mlxk.config.errors import shown
+from mlxk.config.parsers import (
+    Parser,
+    choice,
+    number,
+    parse_environment,
+    parse_finite_duration_s,
+    parse_host,
+    parse_hosts,
+    parse_names,
+    parse_origins,
+    parse_path,
+    parse_positive_duration_s,
+    parse_size_or_auto,
+    parse_stop_strings,
+    parse_switch,
+    parse_table,
+    parse_template_arguments,
+    parse_text,
+    whole,
+)
 from mlxk.config.units import parse_duration_s, parse_size
 
-Parser = Callable[[Any], Any]
-
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
 LONGEST_NAME = 200
 """Characters in a model's name; a longer one is unknown by definition."""
+MOST_TOKENS = 2**31 - 1
+
+
+class Effect(Enum):
+    """When a change takes effect in a running server (`mlxk reload`)."""
+
+    AT_ONCE = "at once"
+    NEXT_LOAD = "for models loaded from then on"
+    NEW_PROCESS = "a reload restarts the model"
+    RESTART = "only after `mlxk restart`"
 
 
 class Field(NamedTuple):
-    """One setting: its name in `Settings`, and how its value is read."""
+    """One setting: its name in `Settings` or `ModelSettings`, and how its value is read."""
 
     name: str
     parse: Parser
+    about: str
+    """One sentence for people."""
+    effect: Effect = Effect.AT_ONCE
+    example: str = ""
+    """TOML, for what has no default of its own."""
 
     @property
     def key(self) -> str:
         """The name that people write: without the unit, since the value says it ("8GB", "10m")."""
         return self.name.removesuffix("_bytes").removesuffix("_s")
 
-
-def parse_text(value: Any) -> str:
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise ValueError(f"{shown(value)} is not accepted: write a text that is not empty")
-
-
-def parse_host(value: Any) -> str:
-    if isinstance(value, str) and value.strip() and not any(c in value.strip() for c in "/ \t\n\0"):
-        return value.strip().removeprefix("[").removesuffix("]")
-    raise ValueError(
-        f"{shown(value)} is not an address: write one such as 127.0.0.1, ::1 or 0.0.0.0 (no http://)"
-    )
+    @property
+    def variable(self) -> str:
+        """Of a server's setting: models have tables only."""
+        return f"MLXK_{self.key.upper()}"
 
 
-def parse_switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower() if isinstance(value, str | int) else ""
-    if word in _TRUE or word in _FALSE:
-        return word in _TRUE
-    raise ValueError(f"{shown(value)} is neither yes nor no: write 1/true/yes/on or 0/false/no/off")
-
-
-def parse_path(value: Any) -> str:
-    if isinstance(value, str) and value.strip() and "\0" not in value:
-        return value.strip()
-    raise ValueError(f"{shown(value)} is not a path: write a file's or folder's path as text")
-
-
-def parse_names(value: Any) -> tuple[str, ...]:
-    """A list of texts. As text (environment): separated by commas, or a JSON list where they hold commas."""
-    if isinstance(value, str):
-        value = _split_list(value)
-    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
-        return tuple(value)
-    raise ValueError(f'{shown(value)} is not a list of texts: write ["a", "b"], or a,b in the environment')
-
-
-def _split_list(text: str) -> Any:
-    if not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    import json  # rarely needed, and not free at start
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+(:\*)?|(?!https?:)[a-z][a-z0-9+.-]*://\*")
-_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+:[0-9a-f:.]*")
-
-
-def parse_origins(value: Any) -> tuple[str, ...]:
-    """As browsers write them: lower case, no path. `SCHEME://*` stands for all origins of a scheme that no
-    web site has (extensions: Firefox gives each installation its own), `http://HOST:*` for all its ports."""
-    origins = [origin.strip().lower().rstrip("/") for origin in parse_names(value)]
-    for origin in origins:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{shown(origin)} is not an origin: write http://HOST[:PORT], https://HOST[:PORT], "
-                "chrome-extension://ID, tauri://localhost and the like, or *"
-            )
-    return tuple(dict.fromkeys(origins))
-
-
-def parse_hosts(value: Any) -> tuple[str, ...]:
-    """Host names without a port, in lower case. `*.NAME` stands for all names under it, `*` for all."""
-    hosts = [host.strip().lower().rstrip(".").strip("[]") for host in parse_names(value)]
-    for host in hosts:
-        if host != "*" and not _HOST_NAME.fullmatch(host):
-            raise ValueError(
-                f"{shown(host)} is not a host name: write one such as llm.example.org, *.example.org or * "
-                "(no http://, no port)"
-            )
-    return tuple(dict.fromkeys(hosts))
-
-
-def parse_size_or_auto(value: Any) -> int | None:
-    """Bytes; None for "auto": decided from the machine."""
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return None
-    try:
-        return parse_size(value)
-    except ValueError as error:
-        raise ValueError(f"{error}, or auto") from None
-
-
-def parse_positive_duration_s(value: Any) -> float:
-    seconds = parse_duration_s(value)
-    if seconds <= 0:
-        raise ValueError(f"{shown(value)} is not accepted: write a duration above 0, such as 30s or 5m")
-    return seconds
-
-
-def parse_finite_duration_s(value: Any) -> float:
-    seconds = parse_duration_s(value)
-    if seconds < 0:
-        raise ValueError(f"{shown(value)} is not accepted: write a duration from 0 up, such as 30s or 5m")
-    return seconds
-
-
-def whole(minimum: int, maximum: int | None = None, what: str = "whole number") -> Parser:
-    """A parser of ints within these bounds (both included)."""
-    bounds = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
-
-    def parse_whole(value: Any) -> int:
-        number = value
-        if isinstance(value, str) and len(value) < 20 and value.strip().isascii() and value.strip().isdigit():
-            number = int(value)
-        usable = isinstance(number, int) and not isinstance(number, bool)
-        if usable and number >= minimum and (maximum is None or number <= maximum):
-            return int(number)
-        raise ValueError(f"{shown(value)} is not accepted: write a {what} {bounds}")
-
-    return parse_whole
-
-
-def choice(*words: str) -> Parser:
-    """A parser that accepts one of these words, in any case."""
-
-    def parse_choice(value: Any) -> str:
-        if isinstance(value, str) and value.strip().lower() in words:
-            return value.strip().lower()
-        raise ValueError(f"{shown(value)} is not accepted: write one of {', '.join(words)}")
-
-    return parse_choice
-
-
-def parse_table(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise ValueError(f"{shown(value)} is not a table: write name = value pairs in it")
-
+_NEXT, _NEW, _RESTART = Effect.NEXT_LOAD, Effect.NEW_PROCESS, Effect.RESTART
 
 SERVER_FIELDS: tuple[Field, ...] = (
-    Field("host", parse_host),
-    Field("port", whole(0, 65535, "port")),
-    Field("max_memory_bytes", parse_size_or_auto),
-    Field("max_models", whole(0)),
-    Field("keep_alive_s", parse_duration_s),
-    Field("drain_timeout_s", parse_finite_duration_s),
-    Field("stop_grace_s", parse_finite_duration_s),
-    Field("abort_grace_s", parse_finite_duration_s),
-    Field("start_timeout_s", parse_positive_duration_s),
-    Field("load_stall_s", parse_positive_duration_s),
-    Field("pong_timeout_s", parse_positive_duration_s),
-    Field("max_wait_s", parse_finite_duration_s),
-    Field("swap_after_s", parse_duration_s),
-    Field("request_timeout_s", parse_finite_duration_s),
-    Field("receive_timeout_s", parse_positive_duration_s),
-    Field("send_timeout_s", parse_positive_duration_s),
-    Field("queue_per_model", whole(0)),
-    Field("queue_total", whole(0)),
-    Field("max_batch", whole(1)),
-    Field("cache_bytes", parse_size_or_auto),
-    Field("max_body_bytes", parse_size),
-    Field("chat_stop_strings", parse_names),
-    Field("log_level", choice("debug", "info", "warning", "error", "critical")),
-    Field("log_json", parse_switch),
-    Field("api_key_file", parse_path),
-    Field("no_auth", parse_switch),
-    Field("cors_origins", parse_origins),
-    Field("allowed_hosts", parse_hosts),
-    Field("engine", choice("mlx", "fake")),
-    Field("spare", parse_switch),
-    Field("preload", parse_names),
+    Field("host", parse_host, "The address to listen on; another than loopback needs an API key.", _RESTART),
+    Field("port", whole(0, 65535, "port"), "0 takes any free one.", _RESTART),
+    Field(
+        "max_memory_bytes",
+        parse_size_or_auto,
+        'For all models together: "24GB"; auto is what Metal recommends, else 75 % of the memory.',
+    ),
+    Field("max_models", whole(0), "Models loaded at once; 0 is no limit."),
+    Field("keep_alive_s", parse_duration_s, "How long an idle model stays loaded; -1 is for ever."),
+    Field("drain_timeout_s", parse_finite_duration_s, "How long a stop waits for running requests."),
+    Field("stop_grace_s", parse_finite_duration_s, "How long a worker may take to end before it is killed."),
+    Field("abort_grace_s", parse_finite_duration_s, "How long a worker may take to give up a request."),
+    Field("start_timeout_s", parse_positive_duration_s, "How long a worker may take to start."),
+    Field("load_stall_s", parse_positive_duration_s, "A load without progress for so long is stuck."),
+    Field("pong_timeout_s", parse_positive_duration_s, "A worker that is silent for so long is stuck."),
+    Field(
+        "max_wait_s",
+        parse_finite_duration_s,
+        "How long a request may wait for others; its own model's load does not count. 0: not at all.",
+    ),
+    Field(
+        "swap_after_s",
+        parse_duration_s,
+        "Who waits for room for so long gets that of a busy model, which finishes first; -1 is never.",
+    ),
+    Field(
+        "request_timeout_s",
+        parse_finite_duration_s,
+        "How long a completion or tokenization may take as a whole; 0 is as long as it needs.",
+    ),
+    Field(
+        "receive_timeout_s",
+        parse_positive_duration_s,
+        "How long a client may take to send a request's head, and be silent within its body.",
+    ),
+    Field(
+        "send_timeout_s",
+        parse_positive_duration_s,
+        "A client that takes nothing of its answer for so long is taken for gone.",
+    ),
+    Field("queue_per_model", whole(0), "Requests that may wait for one model."),
+    Field("queue_total", whole(0), "Requests that may wait in all."),
+    Field("max_batch", whole(1), "Requests that one model works on at once.", _NEXT),
+    Field(
+        "cache_bytes",
+        parse_size_or_auto,
+        "The prefix cache of one model; auto is a sixteenth of max_memory, from 64 MiB to 1 GiB.",
+        _NEXT,
+    ),
+    Field("max_body_bytes", parse_size, "The largest request body."),
+    Field("chat_stop_strings", parse_stop_strings, "Texts that end a chat's reply and are not part of it."),
+    Field(
+        "log_level", choice("debug", "info", "warning", "error", "critical"), "What the server's log holds."
+    ),
+    Field("log_json", parse_switch, "The log as JSON, one object a line."),
+    Field(
+        "api_key_file",
+        parse_path,
+        "A file with one API key a line; a relative path is taken from this file's folder.",
+        example='"keys.txt"',
+    ),
+    Field("no_auth", parse_switch, "Serve another address than loopback without an API key.", _RESTART),
+    Field(
+        "cors_origins",
+        parse_origins,
+        'Web pages, extensions and apps that may use this server from a browser: "http://localhost:5173".',
+    ),
+    Field(
+        "allowed_hosts",
+        parse_hosts,
+        'Names that this server answers to beside those of its machine: "llm.example.org", "*.lan".',
+    ),
+    Field("engine", choice("mlx", "fake"), 'What runs the models; "fake" is for tests.', _RESTART),
+    Field("spare", parse_switch, "Keep one worker ready without a model, so that loads begin sooner."),
+    Field("preload", parse_names, "Models to load when the server starts."),
 )
 """All of `Settings` but the models."""
 
 MODEL_FIELDS: tuple[Field, ...] = (
-    Field("path", parse_path),
-    Field("id", parse_text),
-    Field("pinned", parse_switch),
-    Field("preload", parse_switch),
-    Field("keep_alive_s", parse_duration_s),
-    Field("context_length", whole(1)),
-    Field("trust_remote_code", parse_switch),
-    Field("options", parse_table),
+    Field(
+        "path",
+        parse_path,
+        "The table's name is an alias of the model in this folder (relative: to this file's).",
+        _NEW,
+        '"/data/models/my-finetune"',
+    ),
+    Field(
+        "id",
+        parse_text,
+        "Or: the table's name is an alias of this model.",
+        _NEW,
+        '"mlx-community/Qwen3-0.6B-4bit"',
+    ),
+    Field("pinned", parse_switch, "Never unload it to make room for others, nor when it is idle."),
+    Field("preload", parse_switch, "Load it when the server starts."),
+    Field(
+        "keep_alive_s",
+        parse_duration_s,
+        "How long it stays loaded when idle; -1 is for ever.",
+        example='"30m"',
+    ),
+    Field("context_length", whole(1), "A shorter context than its own, in tokens.", _NEW, "16384"),
+    Field(
+        "trust_remote_code", parse_switch, "Let the model's folder bring code of its own, and run it.", _NEW
+    ),
+    Field("options", parse_table, "Switches of the engine: { prefill_chunk = 512 }.", _NEW),
+    Field("max_batch", whole(1), "Requests that it works on at once.", _NEW, "8"),
+    Field("cache_bytes", parse_size_or_auto, "Its prefix cache.", _NEXT, '"512MiB"'),
+    Field("temperature", number(0, 2), "Where a request has none; 0 is greedy.", example="0.6"),
+    Field(
+        "top_p", number(0, 1), "Where a request has none: the likeliest tokens of this share.", example="0.95"
+    ),
+    Field(
+        "top_k", whole(-1, MOST_TOKENS), "Where a request has none: so many tokens; 0 is all.", example="20"
+    ),
+    Field("min_p", number(0, 1), "Where a request has none: tokens at least so likely.", example="0.05"),
+    Field("repetition_penalty", number(0.01, 100), "Where a request has none; 1 is off.", example="1.05"),
+    Field("presence_penalty", number(-2, 2), "Where a request has none; 0 is off.", example="0.5"),
+    Field("frequency_penalty", number(-2, 2), "Where a request has none; 0 is off.", example="0.5"),
+    Field(
+        "max_tokens", whole(1, MOST_TOKENS), "The longest reply, where a request has none.", example="4096"
+    ),
+    Field(
+        "chat_template_kwargs",
+        parse_template_arguments,
+        "Variables of its chat template; a request's own win.",
+        example="{ enable_thinking = false }",
+    ),
+    Field(
+        "system",
+        parse_text,
+        "The system message of chats that bring none.",
+        example='"You answer in one sentence."',
+    ),
+    Field(
+        "chat_stop_strings",
+        parse_stop_strings,
+        "In place of the server's.",
+        example='["\\nHuman:"]',
+    ),
+    Field(
+        "environment",
+        parse_environment,
+        "Variables of its worker's environment.",
+        _NEW,
+        '{ MLX_METAL_FAST_SYNCH = "1" }',
+    ),
 )
 """What a `[models."NAME"]` table may say."""

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import TextIO
 
 from mlxk.config.log_writer import LogWriter, Outlet, RotatingFile
+from mlxk.config.units import format_time
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class _TextFormatter(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return format_time(record.created)
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         # A message can quote what a client sent: that must neither forge a line nor control the terminal.
@@ -29,9 +33,8 @@ class _JsonFormatter(logging.Formatter):
     among them takes the place of the text)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, object] = {
-            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "time": format_time(record.created, digits=3),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -73,9 +76,7 @@ def configure_logging(level: str, json: bool) -> None:
     """Sends all logging from `level` ("debug" ... "critical") up to stderr, or where `log_patiently` says.
     May be called again (a reload)."""
     handlers: list[logging.Handler] = [*_patient] or [_StderrHandler(sys.stderr)]
-    # A file lasts longer than a day.
-    datefmt = "%Y-%m-%d %H:%M:%S" if _patient else "%H:%M:%S"
-    text = _TextFormatter("%(asctime)s %(levelname)-5s %(message)s", datefmt=datefmt)
+    text = _TextFormatter("%(asctime)s %(levelname)-5s %(message)s")
     root = logging.getLogger()
     root.setLevel(level.upper())
     for old in [one for one in root.handlers if isinstance(one, _StderrHandler | _PatientHandler)]:

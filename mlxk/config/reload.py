@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
-from mlxk.config.fields import SERVER_FIELDS
-from mlxk.config.settings import ModelSettings, Settings
+from mlxk.config.fields import MODEL_FIELDS, SERVER_FIELDS, Effect
+from mlxk.config.model_settings import ModelSettings
+from mlxk.config.settings import Settings
 
-FIXED = frozenset({"host", "port", "no_auth", "engine"})
+FIXED = frozenset(one.name for one in SERVER_FIELDS if one.effect is Effect.RESTART)
 """Settings that a server keeps until it is restarted: its socket and its doors are built on them."""
-NEXT_LOAD = frozenset({"max_batch", "cache_bytes"})
+NEXT_LOAD = frozenset(one.name for one in SERVER_FIELDS if one.effect is Effect.NEXT_LOAD)
 """Settings that a model gets when it is loaded: those that run keep what they have."""
 _NO_SETTINGS = frozenset({"models", "sources"})
 
@@ -40,7 +42,7 @@ def compare(old: Settings, new: Settings) -> Changes:
     )
     return Changes(
         applied=_as_written(changed - FIXED - NEXT_LOAD),
-        next_load=_as_written(changed & NEXT_LOAD),
+        next_load=(*_as_written(changed & NEXT_LOAD), *_of_models(old, new, models)),
         needs_restart=_as_written(changed & FIXED),
         models=tuple(models),
         models_to_restart=tuple(
@@ -55,12 +57,21 @@ def _as_written(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(one.key for one in SERVER_FIELDS if one.name in names))
 
 
+def _of_models(old: Settings, new: Settings, names: Iterable[str]) -> Iterator[str]:
+    """What has changed of these models' tables and waits for their next load."""
+    for name in names:
+        before, after = (one.models.get(name, ModelSettings(name)) for one in (old, new))
+        for one in MODEL_FIELDS:
+            if one.effect is Effect.NEXT_LOAD and getattr(before, one.name) != getattr(after, one.name):
+                yield f"{one.key} of {name}"
+
+
 def effective(old: Settings, new: Settings) -> Settings:
     """`new`, but for what stays as it is until a restart."""
     return replace(new, **{name: getattr(old, name) for name in FIXED})
 
 
-def _what_it_loads(settings: Settings, name: str) -> ModelSettings:
-    """The model's table without what the pool can take up while its process runs."""
+def _what_it_loads(settings: Settings, name: str) -> list[object]:
+    """Of the model's table, what only a new process can take up."""
     own = settings.models.get(name, ModelSettings(name))
-    return replace(own, pinned=False, preload=False, keep_alive_s=None)
+    return [getattr(own, one.name) for one in MODEL_FIELDS if one.effect is Effect.NEW_PROCESS]

@@ -23,10 +23,14 @@ class TomlFile:
 
     def error(self, table: tuple[str, ...], key: str | None, problem: str) -> ConfigError:
         """An error about `key` in `table` (None: the table itself), with the line where that is known."""
-        line = _line_of(self.text, table, key)
+        line = self.line(table, key)
         where = f"{self.path}, line {line}" if line else str(self.path)
         place = f"[{'.'.join(_written(part) for part in table)}] " if table else ""
         return ConfigError(f"{where}: {place}{key + ': ' if key else ''}{problem}")
+
+    def line(self, table: tuple[str, ...], key: str | None) -> int | None:
+        """Where the key, or the table's header, stands; from 1. None if that is not known."""
+        return _line_of(self.text, table, key)
 
 
 def read_toml(path: Path) -> TomlFile:

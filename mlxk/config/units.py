@@ -1,9 +1,10 @@
-"""Sizes and durations as people write and read them. Pure functions."""
+"""Sizes, durations and times as people write and read them. Pure functions."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
 
 from mlxk.config.errors import shown
 
@@ -117,3 +118,35 @@ def format_duration(seconds: float) -> str:
         if seconds < length_s * limit:
             return f"{int(seconds // length_s)}{unit}"
     return f"{int(seconds // 86400)}d"
+
+
+def format_time(unix_s: float, *, digits: int = 0) -> str:
+    """ "2026-11-21T11:32:47Z", or with `digits` 3 "2026-11-21T11:32:47.123Z": UTC, as in all that mlxk prints
+    and logs (docs/decisions/0025-screens-and-times.md)."""
+    whole, part = divmod(math.floor((unix_s + 5e-7) * 10**digits), 10**digits)  # as floats are
+    fraction = f".{part:0{digits}d}" if digits else ""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}{fraction}Z"
+
+
+def exact_size(n_bytes: int) -> str:
+    """ "32MiB", "24GB", "1001": in the largest unit that loses nothing; `parse_size` reads it back."""
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):
+        for base, unit in ((1000, f"{letter}B"), (1024, f"{letter}iB")):
+            if n_bytes and n_bytes % base**power == 0:
+                return f"{n_bytes // base**power}{unit}"
+    return str(n_bytes)
+
+
+def exact_duration(seconds: float) -> str:
+    """ "10m", "1h30m", "0.25s", "-1": so that `parse_duration_s` reads it back."""
+    if seconds < 0 or seconds >= _FOREVER_FROM_S:
+        return "-1"
+    if seconds != int(seconds):
+        return f"{seconds:.9f}".rstrip("0") + "s"
+    if seconds == 0:
+        return "0"
+    parts, left = "", int(seconds)
+    for unit, length_s in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length_s)
+        parts += f"{count}{unit}" if count else ""
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mlxk.config.units import format_size
 from mlxk.supervisor import eviction
@@ -39,6 +39,8 @@ class StopIdle:
     """Evict an idle model. Who waits for it goes on waiting."""
 
     model: str
+    room_for: str = field(default="", compare=False)
+    """The model that is to be loaded in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class _Round:
         if waiter.is_brief:
             has_place = model.n_brief < MAX_BRIEF
         else:
-            has_place = model.in_flight - model.n_brief < self._view.max_in_flight
+            limit = self._view.max_in_flight if model.max_in_flight is None else model.max_in_flight
+            has_place = model.in_flight - model.n_brief < limit
         return (has_place and model.name not in self._closed) or not waiter.holds_lease
 
     def _find_room(self, waiter: WaiterView, model: ModelView) -> Iterator[Decision]:
@@ -120,7 +123,7 @@ class _Round:
                     yield trim
                 for name in victims:
                     self._set(self._models[name], state=ModelState.STOPPING)
-                    yield StopIdle(name)
+                    yield StopIdle(name, room_for=model.name)
             case NeverFits(reason):
                 text = f"The model {model.name!r} cannot be loaded: {reason}."
                 yield Refuse(waiter.id, Fault(FaultCode.INSUFFICIENT_MEMORY, text))

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from mlxk.config.settings import Settings
 from mlxk.store.catalog import ModelRef
-from mlxk.supervisor import costs
 from mlxk.supervisor.costs import Estimate
 from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.events import EventBus, EventKind
 from mlxk.supervisor.eviction import Trim
+from mlxk.supervisor.forecast import forecast, kind_of
 from mlxk.supervisor.measured import Kind, MeasuredPeaks
 from mlxk.supervisor.memory import process_bytes, process_peak_bytes
 from mlxk.supervisor.orders import TrimOrder
@@ -71,9 +71,7 @@ class Budget:
     # -------------------------------------------------------------------- charges
 
     def estimate(self, ref: ModelRef) -> Estimate:
-        kind = self._kind(ref)
-        seen = self._measured
-        return costs.estimate(ref.size_bytes, kind.cache_bytes, seen.working_bytes(kind), seen.load_s(kind))
+        return forecast(ref, self._settings, self.limit_bytes, self._measured)
 
     def prepare(self, record: ModelRecord) -> None:
         """It has no process: what the next one will take."""
@@ -175,6 +173,4 @@ class Budget:
         self._measured.save()
 
     def _kind(self, ref: ModelRef) -> Kind:
-        cache_bytes = costs.cache_budget_bytes(self._settings.cache_bytes, self.limit_bytes)
-        identity = ref.revision or f"{ref.modified_at:.0f}"
-        return Kind(ref.name, identity, ref.size_bytes, self._settings.engine, cache_bytes)
+        return kind_of(ref, self._settings, self.limit_bytes)

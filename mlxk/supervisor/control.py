@@ -168,6 +168,8 @@ class ControlSocket:
                 return {"models": [await load(name) for name in args.models]}
             case "restart":
                 return await self._restart(request)
+            case "config":
+                return await self._service.configuration()
             case "reload":
                 return await self._service.reload()
             case _:
@@ -198,7 +200,7 @@ class ControlSocket:
             stopped = await self._service.stop_all(now=args.now, timeout_s=args.timeout_s)
         else:
             for name in args.models:  # an unknown name must be found before anything is stopped
-                await self._service.resolve(name)
+                await self._service.name_to_stop(name)
             stops = (
                 self._service.stop_model(name, now=args.now, timeout_s=args.timeout_s) for name in args.models
             )

@@ -30,6 +30,8 @@ class Verb(StrEnum):
     LOAD = "load"
     RESTART = "restart"
     RELOAD = "reload"
+    CONFIG = "config"
+    """The settings that it goes by, and what a reload would change."""
     EVENTS = "events"
     """Answered by several replies."""
     MORE = "more"

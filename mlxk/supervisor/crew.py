@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlxk.config.settings import Settings
@@ -21,6 +21,8 @@ from mlxk.supervisor.worker import Worker
 from mlxk.supervisor.worker_log import LogPump, WorkerLog
 
 log = logging.getLogger("mlxk.pool")
+
+_NOTHING_MORE: Mapping[str, str] = {}
 
 
 class Crew:
@@ -42,12 +44,16 @@ class Crew:
         for worker in self.workers.values():
             worker.configure(settings)
 
-    def hire(self, tell: Callable[[WorkerEvent], None]) -> Worker:
-        """Spawn a worker without a model. Raises OSError if the system refuses a process."""
+    def hire(
+        self, tell: Callable[[WorkerEvent], None], environment: Mapping[str, str] = _NOTHING_MORE
+    ) -> Worker:
+        """Spawn a worker without a model, with these variables beside the server's own. Raises OSError if the
+        system refuses a process."""
         worker_id = f"w{next(self._numbers)}"
         arguments = ["-m", "mlxk.workers", "--connect", self._address, "--id", worker_id]
         arguments += ["--lifeline-fd", str(LIFELINE_FD), "--engine", self._settings.engine]
-        child = spawn(arguments, self._lifeline.read_fd, {"PYTHONUNBUFFERED": "1"})
+        variables = {**environment, "PYTHONUNBUFFERED": "1"}
+        child = spawn(arguments, self._lifeline.read_fd, variables)
         output = WorkerLog(worker_id, child.pid, child.output_fd)
         self._pump.add(output)
         tell = Obituary(worker_id, child.pid, output, self._pump.shelf, tell).take

@@ -33,7 +33,7 @@ class EventKind(StrEnum):
     TRIMMED = "trimmed"
     """An idle model was asked to shrink its prefix cache: model, max_bytes."""
     EVICTED = "evicted"
-    """model, reason: "room", "keep_alive" or "abandoned"."""
+    """model, reason: "room" (room_for: the model that gets it), "keep_alive" or "abandoned"."""
     STOPPED = "stopped"
     """A stop has ended with the reap: model, freed_bytes."""
     DIED = "died"

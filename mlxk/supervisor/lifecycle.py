@@ -207,7 +207,7 @@ class Front:
 
     async def _close(self, service: Service, pool: Pool, crew: Crew, http: HttpServer) -> int:
         service.begin_closing()
-        log.info("the server ends%s", " and begins anew" if self.again else "")
+        log.info("the server ends%s: %s", " and begins anew" if self.again else "", self._take_plan().cause)
         await self._drain(service)
         service.fail_jobs()
         http_closed = asyncio.create_task(http.stop(HTTP_CLOSE_S))
@@ -284,7 +284,7 @@ class Front:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
-        self._order(ShutdownPlan(EXIT_OK, 0, self._haste_s))
+        self._order(ShutdownPlan(EXIT_OK, 0, self._haste_s, "the process that it belongs to has gone"))
 
     # --------------------------------------------------------------- orders to end
 
@@ -297,10 +297,10 @@ class Front:
         if number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts > 1:
-                self._leave_now()
-            self._order(ShutdownPlan(EXIT_INTERRUPTED, 0, self._haste_s))
+                self._leave_now("a second SIGINT")
+            self._order(ShutdownPlan(EXIT_INTERRUPTED, 0, self._haste_s, "SIGINT"))
         else:
-            self._order(self._patient_plan(self._settings.drain_timeout_s))
+            self._order(self._patient_plan(self._settings.drain_timeout_s, signal.Signals(number).name))
 
     def _reload(self) -> None:
         if self._service is not None and not self._service.is_closing():
@@ -320,15 +320,16 @@ class Front:
         configure_logging(settings.log_level, settings.log_json)
         self._settings = settings
 
-    def _patient_plan(self, drain_s: float) -> ShutdownPlan:
-        return ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s)
+    def _patient_plan(self, drain_s: float, cause: str) -> ShutdownPlan:
+        return ShutdownPlan(EXIT_OK, drain_s, self._settings.stop_grace_s, cause)
 
-    def _on_stop_asked(self, now: bool, drain_limit_s: float | None) -> None:
+    def _on_stop_asked(self, now: bool, drain_limit_s: float | None, verb: str = "stop") -> None:
         drain_s = 0.0 if now else self._settings.drain_timeout_s
-        self._order(self._patient_plan(drain_s if drain_limit_s is None else min(drain_s, drain_limit_s)))
+        drain_s = drain_s if drain_limit_s is None else min(drain_s, drain_limit_s)
+        self._order(self._patient_plan(drain_s, f"`mlxk {verb}{' --now' if now else ''}`"))
 
     def _on_restart_asked(self, now: bool, drain_limit_s: float | None) -> None:
-        self._on_stop_asked(now, drain_limit_s)
+        self._on_stop_asked(now, drain_limit_s, "restart")
         self._restart_order = self._n_orders
 
     @property
@@ -343,14 +344,14 @@ class Front:
             log.critical("the pool's task failed", exc_info=task.exception())
             if self._crew is not None:
                 self._crew.kill_all()  # nobody else can end them in order
-            self._order(ShutdownPlan(EXIT_ERROR, 0, self._haste_s))
+            self._order(ShutdownPlan(EXIT_ERROR, 0, self._haste_s, "the pool's task failed"))
 
     def _order(self, plan: ShutdownPlan) -> None:
         """From any thread. The watchdog first: the loop may never get to the rest."""
         self._n_orders += 1
         if (at := time.monotonic() + plan.limit_s) < self._watchdog_at:
             self._watchdog_at = at
-            start_watchdog(plan, self._leave_now)
+            start_watchdog(plan, partial(self._leave_now, "the watchdog: its orderly end took too long"))
         with contextlib.suppress(RuntimeError):  # the loop is closed: that was the end already
             self.loop.call_soon_threadsafe(self._stop, plan)
 
@@ -359,13 +360,16 @@ class Front:
         hastened = plan if self._plan is None else self._plan.hastened_by(plan)
         drain_until = min(self._drain_until, time.monotonic() + plan.drain_s)
         if hastened != self._plan or drain_until < self._drain_until:
+            if self._plan is not None:
+                log.info("its end is hastened: %s", plan.cause)
             self._plan, self._drain_until = hastened, drain_until
             self._stopping.set()
 
-    def _leave_now(self) -> NoReturn:
+    def _leave_now(self, cause: str) -> NoReturn:
         """The second Ctrl-C, or the watchdog, in their threads: kill all workers, leave no files, end."""
         if self._crew is not None:
             self._crew.kill_all()
+        log.warning("the server leaves at once: %s", cause)
         self._making_files.acquire(timeout=FILES_WAIT_S)
         self.remove_files()
         flush_logs(LAST_LINES_S)

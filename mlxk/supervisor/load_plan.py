@@ -46,6 +46,9 @@ class LoadPlan:
     """Models that hold the room, and how much."""
     reason: str | None = None
     """Why it never fits."""
+    limited_by: str | None = None
+    """What there is too little of: "memory" or "max_models" (there would be memory enough)."""
+    max_models: int = 0
 
     def as_data(self) -> dict[str, Any]:
         """For `mlxk load --dry-run --json`."""
@@ -64,6 +67,8 @@ class LoadPlan:
             "load_s": 0.0 if self.verdict is Verdict.LOADED else round(expected.load_s, 2),
             "load_s_source": "measured" if expected.load_measured else "estimated",
             "reason": self.reason,
+            "limited_by": self.limited_by,
+            "max_models": self.max_models,
         }
 
 
@@ -71,6 +76,10 @@ def plan_load(view: PoolView, name: str, expected: Estimate, present: ModelView 
     """`present`: the model itself, where it has a process."""
 
     def plan(verdict: Verdict, **facts: Any) -> LoadPlan:
+        scarce = None
+        if verdict in (Verdict.MAKES_ROOM, Verdict.WAITS, Verdict.NEVER_FITS):
+            scarce = "max_models" if expected.cost_bytes <= view.free_bytes else "memory"
+        facts |= {"limited_by": scarce, "max_models": view.max_models}
         return LoadPlan(name, verdict, expected, view.free_bytes, view.memory_limit_bytes, **facts)
 
     if present is not None and present.state in (ModelState.READY, ModelState.LOADING):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import structs
 
@@ -35,6 +35,8 @@ class Loader:
         self._model_of: dict[str, str] = {}
         self._told: dict[str, Load] = {}
         """What each worker was told to load."""
+        self._environments: dict[str, Mapping[str, str]] = {}
+        """What each was given beside the server's own."""
         self.spare = Spare(lambda: crew.hire(tell), wanted=settings.spare)
         self.configure(settings)
 
@@ -46,9 +48,15 @@ class Loader:
     def start(self, record: ModelRecord) -> tuple[str, bool]:
         """A worker for the model: its id, and whether it is warm, so that `order_load` may follow when the
         record says what the worker is to it. Raises OSError if the system refuses a process. A spare is
-        taken also while it warms up: it is further than a new one."""
-        worker, warm = self.spare.take() or (self._crew.hire(self._tell), False)
+        taken also while it warms up: it is further than a new one. But one with an environment of its own
+        gets a process of its own."""
+        own = self._settings.models.get(record.name)
+        if own is not None and own.environment:  # a process has its environment from its start on
+            worker, warm = self._crew.hire(self._tell, own.environment), False
+        else:
+            worker, warm = self.spare.take() or (self._crew.hire(self._tell), False)
         self._model_of[worker.id] = record.name
+        self._environments[worker.id] = own.environment if own else {}
         worker.belongs_to(record.name)
         return worker.id, warm
 
@@ -65,6 +73,9 @@ class Loader:
         told, now = self._told.get(worker_id), self._spec(record)
         if told is None:
             return False
+        own = self._settings.models.get(record.name)
+        if self._environments.get(worker_id) != (own.environment if own else {}):
+            return True
         return now != structs.replace(told, cache_bytes=now.cache_bytes, memory_bytes=now.memory_bytes)
 
     def _spec(self, record: ModelRecord) -> Load:
@@ -76,8 +87,13 @@ class Loader:
             memory_bytes=record.share_bytes,
             context_length=own.context_length if own else None,
             trust_remote_code=own.trust_remote_code if own else False,
-            options={"max_batch": self._settings.max_batch, **(own.options if own else {})},
+            options={"max_batch": self.max_batch(record.name), **(own.options if own else {})},
         )
+
+    def max_batch(self, name: str) -> int:
+        """How many requests the model may work on at once."""
+        own = self._settings.models.get(name)
+        return self._settings.max_batch if own is None or own.max_batch is None else own.max_batch
 
     def end(self, worker_id: str, order: StopOrder) -> None:
         if (worker := self._crew.workers.get(worker_id)) is not None:
@@ -95,6 +111,7 @@ class Loader:
     def forget(self, worker_id: str) -> None:
         self._model_of.pop(worker_id, None)
         self._told.pop(worker_id, None)
+        self._environments.pop(worker_id, None)
 
     def keeping(self, name: str) -> tuple[bool, float]:
         """Whether the model is pinned, and for how many seconds it is kept when idle (negative: for ever)."""

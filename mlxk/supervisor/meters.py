@@ -92,6 +92,7 @@ class GenerationMeter:
         "began",
         "cached_tokens",
         "first_at",
+        "first_count",
         "granted_at",
         "last_at",
         "prompt_tokens",
@@ -111,6 +112,8 @@ class GenerationMeter:
         """Generated so far."""
         self.first_at = self.last_at = 0.0
         """When the first and the last of them came; 0.0 before."""
+        self.first_count = 0
+        """How many came at first: more than one where their text was held back."""
 
     def on_granted(self) -> None:
         self.granted_at = time.monotonic()
@@ -138,7 +141,7 @@ class GenerationMeter:
         elif self.tokens:
             self._inter_token_s.observe((now - self.last_at) / count, count)
         else:
-            self.first_at = now
+            self.first_at, self.first_count = now, count
             self._model.ttft_s.observe(now - self.began)
         self.last_at = now
         self.tokens += count

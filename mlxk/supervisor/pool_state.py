@@ -195,6 +195,7 @@ class PoolState:
         for record in self.records.values():
             overridden = record.keep_alive_s != record.default_keep_alive_s
             record.pinned, record.default_keep_alive_s = self.loader.keeping(record.name)
+            record.max_batch = self.loader.max_batch(record.name)
             if not overridden:  # else a request has said otherwise, and that stands until the next one
                 record.keep_alive_s = record.default_keep_alive_s
             if not record.worker_ids:
@@ -227,8 +228,8 @@ class PoolState:
                         self._grant(waiter_id)
                     case admission.StartLoad(name):
                         self._start_load(self.records[name])
-                    case admission.StopIdle(name):
-                        self._evict(name, "room")
+                    case admission.StopIdle(name, room_for):
+                        self._evict(name, "room", room_for=room_for)
                     case eviction.Trim():
                         self.budget.order_trim(decision)
                     case admission.Refuse(waiter_id, reason):
@@ -262,10 +263,10 @@ class PoolState:
         # Its task runs before any later order of ours: a drain finds its request at the worker already.
         waiter.granted.set_result(Lease(record.name, record.worker_id, waiter.is_brief))
 
-    def _evict(self, name: str, reason: str) -> None:
+    def _evict(self, name: str, reason: str, **facts: str) -> None:
         """`reason`: "room", "keep_alive" or "abandoned"."""
-        log.info("evicting %s (%s)", name, reason)
-        self.events.emit(EventKind.EVICTED, model=name, reason=reason)
+        log.info("evicting %s (%s)", name, " for ".join([reason, *facts.values()]))
+        self.events.emit(EventKind.EVICTED, model=name, reason=reason, **facts)
         record = self.records[name]
         give_up(record)
         text = f"The model {name!r} was unloaded to make room. Try again."
@@ -300,6 +301,7 @@ class PoolState:
         if record is None:
             pinned, keep_alive_s = self.loader.keeping(ref.name)
             record = ModelRecord(ref, 0, pinned, keep_alive_s, keep_alive_s)
+            record.max_batch = self.loader.max_batch(ref.name)
             self.budget.prepare(record)
             self.records[ref.name] = record
         elif not record.worker_ids and record.ref != ref:

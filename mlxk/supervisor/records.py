@@ -120,6 +120,8 @@ class ModelRecord:
     progress_bytes: int = -1
     batch_end: int = 0
     """See `ModelView`."""
+    max_batch: int | None = None
+    """How many requests it may work on at once. None: as the pool has it."""
 
     @property
     def name(self) -> str:
@@ -152,5 +154,6 @@ class ModelRecord:
             ready_at=self.ready_at,
             last_load=time.monotonic() if self.state is ModelState.LOADING else self.last_load,
             batch_end=self.batch_end,
+            max_in_flight=self.max_batch,
             n_draining=sum(1 for n_leases in self.leaving.values() if n_leases > 0),
         )

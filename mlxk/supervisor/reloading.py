@@ -48,7 +48,7 @@ class Reloader:
         events: EventBus,
     ) -> None:
         self._service = service
-        self._read = read
+        self.read = read
         self._accept = accept
         self._events = events
         self._turn = asyncio.Lock()
@@ -59,7 +59,7 @@ class Reloader:
         after the return. Raises FaultError with the reason if the new settings are wrong."""
         async with self._turn:
             try:
-                new = await asyncio.to_thread(self._read)
+                new = await asyncio.to_thread(self.read)
                 settings = effective(self._service.settings, new)
                 self._accept(settings)
             except ConfigError as error:
@@ -79,7 +79,7 @@ class Reloader:
     async def check(self) -> None:
         """Raises FaultError if a server could not start with what the configuration says now."""
         try:
-            await asyncio.to_thread(self._read)
+            await asyncio.to_thread(self.read)
         except ConfigError as error:
             text = f"The server was not restarted, the configuration is wrong: {error}"
             raise FaultError(Fault(FaultCode.INVALID_REQUEST, text)) from error

@@ -13,7 +13,8 @@ from mlxk import __version__
 from mlxk.config.settings import Settings
 from mlxk.store.catalog import Catalog, ModelRef
 from mlxk.store.errors import AmbiguousModelError, UnhealthyModelError, UnknownModelError
-from mlxk.store.inspection import ModelFacts, inspect_model
+from mlxk.store.inspection import ModelFacts
+from mlxk.supervisor.configuration import describe_configuration
 from mlxk.supervisor.crew import Crew
 from mlxk.supervisor.display import model_data
 from mlxk.supervisor.events import EventBus, EventKind
@@ -25,6 +26,7 @@ from mlxk.supervisor.meters import Meters
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.records import ModelRecord, StopResult
 from mlxk.supervisor.reloading import Reloader
+from mlxk.supervisor.request_defaults import with_defaults
 from mlxk.supervisor.states import ModelState
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
@@ -128,6 +130,11 @@ class Service:
             raise fault(FaultCode.INVALID_REQUEST, "A private server has no configuration to reload.")
         return await self.reloader.reload()
 
+    async def configuration(self) -> dict[str, Any]:
+        """For `mlxk config`."""
+        read = self.reloader.read if self.reloader is not None else None
+        return await describe_configuration(self.settings, read)
+
     def configure(self, settings: Settings) -> None:
         """Take up new settings: for everything that comes from now on."""
         self.settings = settings
@@ -173,14 +180,13 @@ class Service:
 
     async def describe_models(self) -> list[dict[str, Any]]:
         """Facts of all installed models, for `/v1/models`."""
-        refs = await self.models()
-        facts = await asyncio.to_thread(lambda: [inspect_model(ref.path) for ref in refs])
-        return [self._description(ref, fact) for ref, fact in zip(refs, facts, strict=True)]
+        survey = await asyncio.to_thread(self.catalog.survey)
+        return [self._description(ref, facts) for ref, facts in survey]
 
     async def describe_model(self, name: str) -> dict[str, Any]:
         """Facts of one model; raises FaultError like `resolve`."""
         ref = await self.resolve(name)
-        return self._description(ref, await asyncio.to_thread(inspect_model, ref.path))
+        return self._description(ref, await asyncio.to_thread(self.catalog.facts, ref))
 
     def _description(self, ref: ModelRef, facts: ModelFacts) -> dict[str, Any]:
         return {
@@ -189,7 +195,7 @@ class Service:
             "context_length": usable_context(self.settings, ref.name, facts.context_length),
             "loaded": ref.name in self.loaded_names(),
             "capabilities": facts.capabilities,
-            "healthy": facts.healthy,
+            "healthy": facts.usable,
         }
 
     # ---------------------------------------------------------------------- work
@@ -200,7 +206,7 @@ class Service:
         ref = await self.resolve(model)
         job = Job(
             ref,
-            request,
+            with_defaults(request, self.settings.models.get(ref.name)),
             self._pool,
             self._switchboard,
             keep_alive_s=keep_alive_s,
@@ -231,12 +237,15 @@ class Service:
             job.fail(SHUTTING_DOWN)
 
     async def load(self, model: str) -> dict[str, Any]:
-        """Returns when the model is READY; raises FaultError."""
+        """Returns when the model is READY; raises FaultError. `evicted`: models that went for it."""
         self._refuse_if_closing()
         ref = await self.resolve(model)
         already = ref.name in self.loaded_names()
         began = time.monotonic()
-        await self._pool.ensure_loaded(ref)
+        with self.events.subscribe() as listener:
+            await self._pool.ensure_loaded(ref)
+            events = await listener.next(0)
+        gone = [event["model"] for event in events if event.get("room_for") == ref.name]
         record = next((r for r in self._pool.records() if r.name == ref.name), None)
         worker = self._worker(record) if record else None
         return {
@@ -244,6 +253,7 @@ class Service:
             "load_s": 0.0 if already else round(time.monotonic() - began, 3),
             "memory_bytes": process_bytes(worker.vitals.pid) if worker else 0,
             "already_loaded": already,
+            "evicted": list(dict.fromkeys(gone)),
         }
 
     async def plan_load(self, model: str) -> dict[str, Any]:
@@ -254,8 +264,12 @@ class Service:
         self, model: str, *, now: bool = False, timeout_s: float | None = None
     ) -> dict[str, Any]:
         """Drain and stop a model; returns after the reap. Success also if it does not run."""
-        ref = await self.resolve(model)
-        return await self._stop(ref.name, now=now, timeout_s=timeout_s)
+        return await self._stop(await self.name_to_stop(model), now=now, timeout_s=timeout_s)
+
+    async def name_to_stop(self, model: str) -> str:
+        """The model's own name. Of one that runs it is enough, also if its files are gone (`mlxk rm`); any
+        other name must be an installed model's. Raises FaultError like `resolve`."""
+        return model if model in self._pool.running_names() else (await self.resolve(model)).name
 
     async def stop_all(self, *, now: bool = False, timeout_s: float | None = None) -> list[dict[str, Any]]:
         names = self._pool.running_names()
@@ -318,9 +332,11 @@ class Service:
         }
 
     def _is_shown(self, record: ModelRecord) -> bool:
-        """What runs, failed, or is waited for (it may be ABSENT until there is room)."""
-        absent = record.state is ModelState.ABSENT and not record.worker_ids
-        return not absent or self._pool.queued(record.name) > 0
+        """What runs, failed, or is waited for (it may be ABSENT until there is room). Not what has failed and
+        was removed since (`mlxk rm`): nobody can do anything about it."""
+        if record.worker_ids or self._pool.queued(record.name):
+            return True
+        return record.state is not ModelState.ABSENT and record.ref.path.exists()
 
     def _worker(self, record: ModelRecord) -> Worker | None:
         return self._crew.workers.get(record.worker_id) if record.worker_id else None

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -24,13 +24,18 @@ class ShutdownPlan:
     exit_code: int
     drain_s: float
     grace_s: float
+    cause: str = field(default="", compare=False)
+    """For the log: who or what ordered it."""
 
     def hastened_by(self, other: ShutdownPlan) -> ShutdownPlan:
         """What a later order makes of it: it can only be quicker. Who hastens gives the exit code."""
         if other.drain_s >= self.drain_s and other.grace_s >= self.grace_s:
             return self
         return ShutdownPlan(
-            other.exit_code, min(self.drain_s, other.drain_s), min(self.grace_s, other.grace_s)
+            other.exit_code,
+            min(self.drain_s, other.drain_s),
+            min(self.grace_s, other.grace_s),
+            other.cause,
         )
 
     @property

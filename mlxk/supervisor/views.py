@@ -44,6 +44,8 @@ class ModelView:
     """Of `n_leaving`, those that still work on requests: for as long as these take."""
     n_brief: int = 0
     """Of `in_flight`, those that take no place in the batch (tokenizing)."""
+    max_in_flight: int | None = None
+    """None: as the pool has it."""
 
     @property
     def idle(self) -> bool:
@@ -81,7 +83,7 @@ class PoolView:
     max_models: int
     """0: no limit of number."""
     max_in_flight: int
-    """Leases per model, of those that take a place in its batch."""
+    """Leases per model, of those that take a place in its batch, where the model has no limit of its own."""
     models: tuple[ModelView, ...]
     waiters: tuple[WaiterView, ...]
     """In the order of their arrival."""

@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxk import __version__
@@ -16,6 +16,7 @@ from mlxk.supervisor.child import Child
 from mlxk.supervisor.exits import death_fault, exit_report
 from mlxk.supervisor.memory import process_bytes
 from mlxk.supervisor.orders import LoadOrder, StopOrder, TrimOrder, WorkerEvent
+from mlxk.supervisor.pulse import Pulse, Vitals
 from mlxk.supervisor.states import ExitReport, StopStep, WorkerState, check_move
 from mlxk.supervisor.worker_log import WorkerLog
 from mlxk.workers.protocol import (
@@ -34,7 +35,6 @@ from mlxk.workers.protocol import (
     Shutdown,
     TrimCache,
     Trimmed,
-    WorkerStats,
 )
 
 if TYPE_CHECKING:
@@ -42,14 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mlxk.worker")
 
-PING_INTERVAL_S = 2.0
-PINGS_PER_TIMEOUT = 4
-"""A process is stuck when this many pings in a row stayed without answer. Counted, not timed: a front that
-was itself stopped for a while (a debugger, a laptop's sleep) must not take the silence for its workers'."""
-RATE_WINDOW_S = 1.0
-"""Tokens/s is a mean over at least so long: two `ps` in a row must not show a jump."""
-ENGINE_STALL_S = 120.0
-"""A step that runs so long while requests wait: the engine is stuck. A long prefill makes many steps."""
 LAST_OUTPUT_S = 0.5
 """How long an ended process's report may wait for what it printed last."""
 PINGED_STATES = frozenset({WorkerState.WARM, WorkerState.LOADING, WorkerState.READY, WorkerState.DRAINING})
@@ -65,19 +57,6 @@ class _Exited:
 
 
 _Post = LoadOrder | StopOrder | TrimOrder | _Idle | _Exited | FromWorker
-
-
-@dataclass(slots=True)
-class Vitals:
-    """What is shown of a worker (`ps`); nothing is decided by it."""
-
-    pid: int
-    started_at: float
-    stats: WorkerStats = field(default_factory=WorkerStats)
-    tokens_per_s: float = 0.0
-    load_progress: float | None = None
-    working_set_bytes: int | None = None
-    """What its Metal recommends for the machine."""
 
 
 class Worker:
@@ -106,16 +85,11 @@ class Worker:
         self._state = WorkerState.STARTING
         self._step = StopStep.NONE
         self._stop: StopOrder | None = None
-        now = time.monotonic()
-        self._deadline: float | None = now + settings.start_timeout_s
+        self._deadline: float | None = time.monotonic() + settings.start_timeout_s
         """When the current state or stop step has taken too long."""
-        self._ping_interval_s = min(PING_INTERVAL_S, settings.pong_timeout_s / PINGS_PER_TIMEOUT)
-        self._next_ping = now + self._ping_interval_s
-        self._unanswered = 0
-        """Pings since the last pong."""
-        self._rate_since = now
-        self._rate_from = 0
-        self._askers: list[asyncio.Future[None]] = []
+        self._pulse = Pulse(
+            self.vitals, settings.pong_timeout_s, lambda: switchboard.send(worker_id, Ping(0))
+        )
         self._loaded_bytes = -1
         """By the load's last word. The same word again is no progress."""
         switchboard.connect_worker(worker_id, self.post, lambda: self.post(_Idle()))
@@ -144,7 +118,7 @@ class Worker:
         """The next message, or None when it is time for a ping or a deadline has passed."""
         if not self._inbox.empty():
             return self._inbox.get_nowait()
-        wake = self._next_ping if self._deadline is None else min(self._next_ping, self._deadline)
+        wake = self._pulse.next_at if self._deadline is None else min(self._pulse.next_at, self._deadline)
         try:
             async with asyncio.timeout_at(
                 asyncio.get_running_loop().time() + max(0, wake - time.monotonic())
@@ -175,7 +149,8 @@ class Worker:
                     grace_s = self._settings.stop_grace_s
                     self._begin_stopping(StopOrder(message.fault, 0, grace_s), failure=message.fault)
             case Pong():
-                self._on_pong(message)
+                if (why := self._pulse.take(message)) is not None:
+                    self._stuck(why)
             case _Idle():
                 if self._state is WorkerState.DRAINING:
                     self._begin_stopping(self._stop)
@@ -221,21 +196,6 @@ class Worker:
             self.vitals.load_progress = progress.done_bytes / max(1, progress.total_bytes)
             self._tell(WorkerEvent(self.id, self._state, progress=progress))
 
-    def _on_pong(self, pong: Pong) -> None:
-        now = time.monotonic()
-        self.vitals.stats = pong.stats
-        if now - self._rate_since >= RATE_WINDOW_S:
-            gained = pong.stats.generated_tokens - self._rate_from
-            self.vitals.tokens_per_s = gained / (now - self._rate_since)
-            self._rate_since, self._rate_from = now, pong.stats.generated_tokens
-        self._unanswered = 0
-        askers, self._askers = self._askers, []
-        for answered in askers:
-            if not answered.done():
-                answered.set_result(None)
-        if pong.stats.in_flight and pong.stats.step_age_s > ENGINE_STALL_S:
-            self._stuck(f"its engine has been in one step for {pong.stats.step_age_s:.0f} s")
-
     async def _take_last_output(self) -> None:
         """Its last words are on their way through the pump's thread; they are what explains a crash."""
         await asyncio.wait([self._release_output(self._output)], timeout=LAST_OUTPUT_S)
@@ -252,25 +212,14 @@ class Worker:
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
             self._on_deadline()
-        if now >= self._next_ping:
-            self._next_ping = now + self._ping_interval_s
-            if self._state in PINGED_STATES:
-                self._check_pulse()
-
-    def _check_pulse(self) -> None:
-        silent_s = self._unanswered * self._ping_interval_s
-        if silent_s >= self._settings.pong_timeout_s:
-            self._stuck(f"it has not answered for {silent_s:.0f} s")
-        else:
-            self._unanswered += 1
-            self._switchboard.send(self.id, Ping(0))
+        if self._pulse.is_due(now) and self._state in PINGED_STATES:
+            why = self._pulse.beat(self._settings.pong_timeout_s)
+            if why is not None:
+                self._stuck(why)
 
     async def refresh(self, timeout_s: float) -> None:
         """Ask for fresh vitals and wait for them; at most `timeout_s`, as the process may be stuck."""
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._askers.append(answered)
-        if self._switchboard.send(self.id, Ping(0)):
-            await asyncio.wait([answered], timeout=timeout_s)
+        await self._pulse.refresh(timeout_s)
 
     def _on_deadline(self) -> None:
         if self._state is WorkerState.STARTING:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.envelopes import check_output
 from tests.leaks import standing_servers
 
 TIMEOUT_S = 60
@@ -50,6 +51,7 @@ class CommandLine:
             except BaseException:
                 process.kill()
                 raise
+        check_output(arguments, out)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def ok(self, *arguments: str, stdin: str | None = None) -> str:

@@ -14,6 +14,19 @@ from tests.models import make_random_model
 from tests.server import Server, add_tiny_copy, standing
 
 SHORT_CONTEXT = 96
+TUNED = """
+[models.tuned]
+id = "tiny"
+max_batch = 2
+cache = "3MB"
+temperature = 1.5
+top_k = 40
+max_tokens = 12
+chat_template_kwargs = { enable_thinking = false }
+system = "You are brief."
+chat_stop_strings = ["\\n4"]
+environment = { TUNED_WORKER = "yes" }
+"""
 STRICT_TEMPLATE = """{%- if messages[0].role != 'user' -%}
 {{- raise_exception('This model wants a user message first.') -}}
 {%- endif -%}
@@ -22,12 +35,12 @@ STRICT_TEMPLATE = """{%- if messages[0].role != 'user' -%}
 
 @pytest.fixture(scope="package")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With `tiny`, `tiny-copy`, `tiny-short` of a small context, `tiny-strict`, whose template refuses some
-    messages, and `random`, whose caches rotate."""
+    """With `tiny`, `tiny-copy`, `tiny-short` of a small context, `tuned`, which is `tiny` with all that a
+    table can say, `tiny-strict`, whose template refuses some messages, and `random`, whose caches rotate."""
     home = tmp_path_factory.mktemp("real")
     add_tiny_copy(home, "tiny-copy")
     add_tiny_copy(home, "tiny-short")
-    (home / "config.toml").write_text(f"[models.tiny-short]\ncontext_length = {SHORT_CONTEXT}\n")
+    (home / "config.toml").write_text(f"[models.tiny-short]\ncontext_length = {SHORT_CONTEXT}\n{TUNED}")
     add_random_model(home, "random")
     strict = add_tiny_copy(home, "tiny-strict") / "chat_template.jinja"
     strict.write_text(STRICT_TEMPLATE + strict.read_text(encoding="utf-8"), encoding="utf-8")

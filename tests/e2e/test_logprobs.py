@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -99,3 +100,51 @@ def test_a_completion_has_parallel_lists_streamed_and_whole(sdk: Sdk) -> None:
     assert [offset for part in parts for offset in part.text_offset] == told.text_offset
     assert sdk.text(GO_ON, max_tokens=3, logprobs=0).choices[0].logprobs.top_logprobs is None
     assert sdk.text(GO_ON, max_tokens=3).choices[0].logprobs is None
+
+
+SHAPE = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "warm": {"type": "boolean"}},
+    "required": ["city", "warm"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "weather", "strict": True, "schema": SHAPE}}
+
+
+@pytest.mark.parametrize("sampled", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("text", ["Hello", "Think: what is 2 + 3?"])
+def test_of_a_structured_reply_they_are_those_of_what_the_grammar_allows(
+    sdk: Sdk, text: str, sampled: dict[str, Any]
+) -> None:
+    """Decision 0018: of the distribution after the constraint, and before temperature."""
+    fields = {"response_format": FORMAT, "logprobs": True, "top_logprobs": 20, "max_tokens": 200, **sampled}
+    choice = sdk.chat(text, **fields).choices[0]
+    entries = choice.logprobs.content
+    said = json.loads(choice.message.content)
+    assert set(said) == {"city", "warm"}
+    assert text_of(entries).strip() == choice.message.content
+    for entry in entries:
+        assert entry.bytes in [top.bytes for top in entry.top_logprobs], "all that is allowed is among 20"
+        assert entry.logprob > -9999, "what the grammar forbids is never sampled"
+        assert all(top.logprob > -9999 for top in entry.top_logprobs)
+        # Few tokens are allowed at a place of this grammar: what is told of them is the whole distribution.
+        if len(entry.top_logprobs) < 20:
+            assert sum(math.exp(top.logprob) for top in entry.top_logprobs) == pytest.approx(1, abs=1e-4)
+    alone = [entry for entry in entries if len(entry.top_logprobs) == 1]
+    assert alone, "between the quotes of a key there is one way to go on"
+    assert all(entry.logprob == pytest.approx(0, abs=1e-6) for entry in alone)
+    content, streamed = of_stream(sdk.chunks(text, **fields))
+    assert content == choice.message.content
+    assert [entry.token for entry in streamed] == [entry.token for entry in entries]
+    assert [entry.logprob for entry in streamed] == pytest.approx(
+        [entry.logprob for entry in entries], abs=1e-3
+    )
+
+
+def test_a_forced_call_has_no_entries_streamed_and_whole(sdk: Sdk) -> None:
+    fields = {"tools": [WEATHER], "tool_choice": "required", "logprobs": True, "top_logprobs": 2}
+    choice = sdk.chat("Hello", max_tokens=300, **fields).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.logprobs.content == []
+    content, streamed = of_stream(sdk.chunks("Hello", max_tokens=300, **fields))
+    assert (content, streamed) == ("", [])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.process.boxes import mlxk
+from tests.process.client import Request
 from tests.process.conftest import StartServer
 from tests.process.watch import clean_up_after_kill, pid_of, run_dir
 from tests.server import Server, add_fake_model, is_alive, wait_gone
@@ -143,8 +144,11 @@ def test_a_living_server_whose_socket_files_are_gone_keeps_its_workers(served: S
 def test_a_model_that_has_failed_is_named_with_its_error(tmp_path: Path, start: StartServer) -> None:
     add_fake_model(tmp_path, "broken", die_in_load=True)
     server = start(port="0")
-    for _ in range(2):
-        server.cli("load", "broken")
+    while (
+        server.ps().get("broken", {}).get("state") != "failed"
+    ):  # for good: BACKOFF is over in half a second
+        with Request(server, "broken") as request:
+            request.error()
     code, findings, _ = examine(server)
     assert code == 1
     (finding,) = [one for one in of(findings, "server") if one["status"] == "problem"]

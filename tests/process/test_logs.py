@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from mlxk.config.units import format_time
 from tests.process.client import Request
 from tests.process.watch import pid_of, until
 from tests.server import Server, add_fake_model, standing
@@ -220,6 +221,7 @@ def test_events_tell_of_a_models_life(server: Server) -> None:
         while ("dies", "died") not in seen:
             event = json.loads(events.stdout.readline())
             assert {"n", "time", "kind"} <= set(event)
+            assert event["at"] == format_time(event["time"], digits=3)
             seen.append((event["model"], event["kind"]))
         life = [kind for model, kind in seen if model == "busy"]
         assert {"state", "load_progress", "loaded", "stopped"} <= set(life)

@@ -9,10 +9,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlxk.supervisor.control_client import ControlError
 from tests.process.client import Request
+from tests.process.conftest import StartServer
 from tests.process.watch import pid_of, until
 from tests.server import Server, add_fake_model, add_tiny_copy, is_alive, standing
 
@@ -69,6 +71,74 @@ def test_a_reload_touches_only_what_changed_and_cuts_no_stream(server: Server) -
     assert pid_of(server, "b") == pid_b
     assert server.ps()["b"]["pinned"]
     until(lambda: not is_alive(pid_a))
+
+
+def test_a_models_environment_is_its_workers_and_changes_with_a_new_process(server: Server) -> None:
+    (plain,) = loaded(server, "a")
+    assert "MODEL_A" not in environment_of(plain)
+    configure(server, '[models.a]\nenvironment = { MODEL_A = "one" }\n')
+    assert server.call("reload")["models_to_restart"] == ["a"]
+    server.wait_for(lambda models: models["a"]["pid"] not in (None, plain))
+    assert environment_of(pid_of(server, "a"))["MODEL_A"] == "one"
+    (other,) = loaded(server, "b")
+    assert "MODEL_A" not in environment_of(other)
+
+
+def test_defaults_of_requests_change_with_the_next_request_and_no_process(server: Server) -> None:
+    (pid,) = loaded(server, "a")
+    assert words_of(server, "a") == 16  # the fake engine's own default
+    configure(server, "[models.a]\nmax_tokens = 3\ntemperature = 0.5\nmax_batch = 64\n")
+    changes = server.call("reload")
+    assert changes["models"] == ["a"]
+    assert words_of(server, "a") == 3
+    configure(server, "[models.a]\nmax_tokens = 4\nmax_batch = 64\n")
+    assert server.call("reload")["models_to_restart"] == []
+    assert words_of(server, "a") == 4
+    server.wait_for(lambda models: models["a"]["pid"] not in (None, pid))  # max_batch was new
+
+
+def test_a_models_cache_waits_for_its_next_load(server: Server) -> None:
+    (pid,) = loaded(server, "a")
+    configure(server, '[models.a]\ncache = "1MB"\n')
+    changes = server.call("reload")
+    assert (changes["next_load"], changes["models_to_restart"]) == (["cache of a"], [])
+    assert pid_of(server, "a") == pid
+
+
+def test_config_says_where_the_server_differs_and_what_brings_it_into_effect(server: Server) -> None:
+    same = json.loads(server.cli("config", "--json").stdout)["data"]
+    assert [one["key"] for one in same["server"]["differs"]] == ["port"]  # --port 0 is a flag of its own
+    assert same["server"]["differs"][0]["remedy"] is None
+    assert same["server"]["models"] == []
+    configure(server, "no_auth = true\nmax_wait = '7s'\nmax_batch = 3\n[models.a]\npinned = true\n")
+    data = json.loads(server.cli("config", "--json").stdout)["data"]
+    remedies = {one["key"]: one["remedy"] for one in data["server"]["differs"]}
+    assert remedies == {
+        "port": None,
+        "no_auth": "mlxk restart",
+        "max_wait": "mlxk reload",
+        "max_batch": "mlxk reload",
+    }
+    assert data["server"]["models"] == ["a"]
+    text = server.cli("config").stdout
+    assert f"the running server (pid {server.pid}, {server.url}) goes by other settings:" in text
+    assert "after `mlxk reload` the server has new settings for: a" in text
+    server.call("reload")
+    after = json.loads(server.cli("config", "--json").stdout)["data"]["server"]
+    assert [one["key"] for one in after["differs"]] == ["port", "no_auth"]
+    assert after["models"] == []
+
+
+def test_what_was_set_when_the_server_was_started_stays_its_own(start: StartServer) -> None:
+    other = start("--set", "max_wait=7s", "--set", "cors_origins=http://a:1,http://b:2")
+    told = other.call("config")["settings"]
+    assert (told["max_wait_s"]["value"], told["max_wait_s"]["source"]) == (7.0, "flag")
+    assert told["cors_origins"]["value"] == ["http://a:1", "http://b:2"]
+    (other.home / "config.toml").write_text("[server]\nmax_wait = '9s'\n")
+    other.call("reload")
+    differs = json.loads(other.cli("config", "--json").stdout)["data"]["server"]["differs"]
+    found = {one["key"]: (one["server_value"], one["value"], one["remedy"]) for one in differs}
+    assert found["max_wait"] == (7.0, 9.0, None)
 
 
 def test_an_unchanged_configuration_changes_nothing(server: Server) -> None:
@@ -164,3 +234,16 @@ def status_of(server: Server, key: str | None = None) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    return psutil.Process(pid).environ()
+
+
+def words_of(server: Server, model: str) -> int:
+    """Tokens of a reply to a request that asks for no number of them."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return int(json.load(answer)["usage"]["completion_tokens"])

@@ -191,6 +191,8 @@ def test_ctrl_c_during_a_restart_ends_the_server_for_good(alone: Server) -> None
         assert alone.wait() == 130
         assert stream.last_event()["error"]["code"] == "shutting_down"
     assert alone.log().count("listening on") == 1
+    assert "the server ends and begins anew: `mlxk restart`\n" in alone.log()
+    assert "its end is hastened: SIGINT\n" in alone.log()
 
 
 def read_recorded_in(server: Server) -> dict[str, str]:

@@ -68,6 +68,8 @@ def test_a_second_ctrl_c_kills_the_workers_and_leaves_at_once(home: Path, start:
     assert time.monotonic() - began < 1.5
     assert wait_gone(workers, 2) == []
     assert_nothing_left(server)
+    assert "the server ends: SIGINT\n" in server.log()
+    assert "the server leaves at once: a second SIGINT\n" in server.log()
 
 
 def test_ctrl_c_ends_a_deaf_worker_by_the_ladder(home: Path, start: StartServer) -> None:
@@ -115,6 +117,8 @@ def test_ctrl_c_cuts_a_drain_short(home: Path, start: StartServer) -> None:
         assert running.last_event()["error"]["code"] == "shutting_down"
         assert server.wait(10) == INTERRUPTED
     assert_nothing_left(server)
+    assert "the server ends: SIGTERM\n" in server.log()
+    assert "its end is hastened: SIGINT\n" in server.log()
 
 
 def test_a_second_sigterm_does_not_cut_the_drain_short(home: Path, start: StartServer) -> None:
@@ -185,6 +189,7 @@ def test_sigterm_ends_an_idle_server(home: Path, start: StartServer) -> None:
     assert server.wait(10) == 0
     assert_nothing_left(server)
     assert "ERROR" not in server.log()  # the end of its spare is none
+    assert "the server ends: SIGTERM\n" in server.log()
 
 
 def test_sigterm_during_a_load_waits_for_whom_it_is(home: Path, start: StartServer) -> None:

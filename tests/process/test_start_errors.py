@@ -57,6 +57,22 @@ def test_a_detached_start_on_a_full_disk_has_the_reason_that_its_log_could_not_t
     assert "No space left on device" in error["message"]
 
 
+def test_a_variable_that_sets_nothing_is_a_warning_and_no_error(start: StartServer) -> None:
+    server = start(drain_timeout_s="3", fake_x="1")
+    (warning,) = [line for line in server.log().splitlines() if "sets nothing" in line]
+    assert "WARNING" in warning
+    assert warning.endswith("MLXK_DRAIN_TIMEOUT_S sets nothing; did you mean MLXK_DRAIN_TIMEOUT?")
+    assert warning in (server.home / "logs" / "server.log").read_text()
+
+
+def test_a_detached_start_says_it_too(home: Path) -> None:
+    result = mlxk("serve", "--detach", env=environment(home, apikey="sesame"))
+    assert result.returncode == 0, result.stderr
+    assert mlxk("stop", env=environment(home)).returncode == 0
+    assert result.stderr == "warning: the variable MLXK_APIKEY sets nothing; did you mean MLXK_API_KEY?\n"
+    assert "the server ends: `mlxk stop`\n" in (home / "logs" / "server.log").read_text()
+
+
 def test_a_disk_that_fills_while_the_server_runs_stops_nothing(tmp_path: Path, start: StartServer) -> None:
     """Every write to a file fails from now on, in the server and in the workers that it starts."""
     add_fake_model(tmp_path, "a", flood_log_lines=2000)

@@ -55,6 +55,7 @@ def test_the_watchdog_ends_a_server_whose_loop_is_stuck(stuck: Server, number: i
     stuck.signal(number)
     assert stuck.wait(TIME_LIMIT_S) == code
     assert "took too long" in stuck.log()
+    assert "leaves at once: the watchdog" in stuck.log()
     assert wait_gone(workers, 2) == []
     assert_nothing_left(stuck)
 

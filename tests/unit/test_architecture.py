@@ -28,6 +28,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         # `mlxk doctor` looks with the eyes of the server (docs/decisions/0012-doctor-and-leftovers.md).
         "mlxk.supervisor.leftovers",
         "mlxk.supervisor.memory",
+        # `mlxk show` says what the server would expect of a load (docs/decisions/0022-model-health.md).
+        "mlxk.supervisor.forecast",
+        "mlxk.supervisor.measured",
         "mlxk.supervisor.run_dir",
     ),
 }
@@ -39,10 +42,15 @@ MLX_MODULES = {
     "workers/mlx_adapter.py",
     "workers/sampling.py",
     "workers/detokenizer.py",
+    "workers/encoder.py",
     "workers/serial_batch.py",
     "workers/logprobs.py",
     "workers/grammar_processor.py",
 }
+MLX_LM_MODULES = {"workers/mlx_adapter.py", "workers/sampling.py", "store/mlx_conversion.py"}
+"""What moves between its releases is used in one place (docs/decisions/0003-mlx-lm-adapter.md)."""
+MLX_IN_STORE = {"store/architecture_probe.py", "store/mlx_conversion.py"}
+"""Programs of their own: `python -m` of these modules; whoever imports them loads no MLX."""
 SOCKET_OWNERS = {
     "workers/channel.py",
     "supervisor/switchboard.py",
@@ -50,9 +58,10 @@ SOCKET_OWNERS = {
     "supervisor/control_client.py",
     "supervisor/lifecycle.py",
 }
+HUB_MODULES = {"store/hub_client.py", "store/hub_faults.py", "store/blob_download.py"}
 LIBRARIES: dict[str, set[str]] = {
-    "mlx": MLX_MODULES,
-    "mlx_lm": MLX_MODULES,
+    "mlx": MLX_MODULES | MLX_IN_STORE,
+    "mlx_lm": MLX_LM_MODULES | MLX_IN_STORE,
     "transformers": MLX_MODULES,
     "tokenizers": MLX_MODULES,
     "llguidance": {"workers/constraints.py", "workers/grammar_processor.py"},
@@ -64,8 +73,10 @@ LIBRARIES: dict[str, set[str]] = {
     "prometheus_client": {"api/"},
     "click": {"cli/"},
     "rich": {"cli/"},
+    "prompt_toolkit": {"cli/conversation/editor.py"},
     "requests": {"cli/"},
-    "huggingface_hub": {"store/"},
+    "huggingface_hub": HUB_MODULES,
+    "httpx": HUB_MODULES,
 }
 HEAVY = {*LIBRARIES, "msgspec", "psutil", "uvloop", "asyncio"} - {"click"}
 

@@ -19,6 +19,7 @@ import pytest
 import mlxk
 from mlxk.cli.main import invoke
 from mlxk.config.instance import Instance, write_instance
+from tests.envelopes import check_output
 
 PACKAGE_PARENT = str(Path(mlxk.__file__).parents[1])
 
@@ -81,6 +82,7 @@ def mlxk_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         capsys.readouterr()
         code = invoke(arguments)
         captured = capsys.readouterr()
+        check_output(arguments, captured.out)
         return Result(int(code), captured.out, captured.err)
 
     return run

@@ -25,6 +25,7 @@ MODEL: dict[str, Any] = {
     "id": "0123456789ab",
     "state": "ready",
     "pid": 4711,
+    "worker": "w1",
     "size_bytes": 1_800_000,
     "memory_bytes": 52_000_000,
     "cache": {"entries": 2, "bytes": 3_400_000, "hits": 1, "misses": 1, "reused_tokens": 10},
@@ -33,11 +34,24 @@ MODEL: dict[str, Any] = {
     "tokens_per_s": 812.4,
     "until": 593.2,
     "uptime_s": 70.0,
+    "load_progress": None,
     "restarts": 1,
+    "crashes": 0,
     "pinned": False,
     "last_error": "the worker died\nhere",
 }
-POOL = {"server": {"pid": 1, "url": "http://127.0.0.1:8000"}, "models": [MODEL]}
+POOL = {
+    "server": {
+        "pid": 1,
+        "url": "http://127.0.0.1:8000",
+        "version": "0.1.0",
+        "uptime_s": 5.0,
+        "memory_limit_bytes": 10**9,
+        "memory_bytes": 10**8,
+        "spare": None,
+    },
+    "models": [MODEL],
+}
 
 
 @pytest.fixture
@@ -305,7 +319,8 @@ def test_detach_hands_its_options_on(mlxk_here, monkeypatch, tmp_path):
     [arguments] = started
     assert arguments[-2:] == ["--", "tiny"]
     assert sorted(arguments[:-2]) == sorted([*options, f"--api-key-file={tmp_path}/keys"])
-    assert mlxk_here("serve", "--detach", "--json").data == {"pid": 99, "url": "http://127.0.0.1:8123"}
+    facts = {"pid": 99, "url": "http://127.0.0.1:8123", "not_preloaded": []}
+    assert mlxk_here("serve", "--detach", "--json").data == facts
 
 
 @pytest.fixture

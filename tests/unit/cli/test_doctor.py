@@ -180,7 +180,7 @@ def test_broken_models_of_the_cache_are_named_with_the_reason(mlxk_here: Mlxk, t
     found = examine(mlxk_here)
     notes = {one["details"]["model"]: one for one in found["models"] if one["status"] == "note"}
     assert sorted(notes) == ["org/cut", "org/missing"]
-    assert "pull the model again" in notes["org/cut"]["message"]
+    assert "mlxk pull org/cut" in notes["org/cut"]["message"]
     assert "download did not finish" in notes["org/missing"]["message"]
     assert found["models"][0]["message"] == "2 can be served"
     assert found["cache"][0]["details"]["models"] == 3

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+from mlxk.cli.output import width
+from tests.unit.cli.sick_cache import write_sick_models
+from tests.unit.store.damage import copy_tiny
 
 FIELDS = [
     "name",
@@ -72,3 +78,79 @@ def test_an_empty_list_is_only_the_header(mlxk_here):
     assert mlxk_here("list", "nothing").out.splitlines() == [
         "NAME  ID  SIZE  MODIFIED  TYPE  CONTEXT  HEALTH"
     ]
+
+
+# ------------------------------------------------------------------------ terminals
+
+LONG = "mlx-community/A-Model-With-A-Very-Long-Name-Indeed-Of-Seventy-Billion-Parameters-Instruct-4bit"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """The output is a terminal of so many columns."""
+
+    def wide(columns: int) -> None:
+        monkeypatch.setattr("mlxk.cli.list.terminal_width", lambda: columns)
+
+    return wide
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 132, 200])
+def test_no_line_is_wider_than_the_terminal(mlxk_here, home, terminal, columns):
+    write_sick_models(home, "cut data", "GGUF")
+    copy_tiny(home / "models" / LONG)
+    terminal(columns)
+    result = mlxk_here("list")
+    lines = result.out.splitlines()
+    assert len(lines) == 5
+    assert max(map(width, lines)) <= max(columns, 30)
+    assert all(("healthy" in line) or ("supported" in line) for line in lines[1:]), "the last to go"
+    assert "2 of them cannot be used; `mlxk health` says why" in result.err
+
+
+def test_a_narrow_terminal_shows_the_ends_of_names_and_fewer_columns(mlxk_here, home, terminal):
+    copy_tiny(home / "models" / LONG)
+    terminal(80)
+    head, row, *_ = mlxk_here("list").out.splitlines()
+    assert head.split() == ["NAME", "ID", "SIZE", "MODIFIED", "HEALTH"]
+    assert row.startswith("mlx-community/A-")
+    assert "…" in row
+    assert "uct-4bit  " in row
+    terminal(200)
+    head, row, *_ = mlxk_here("list").out.splitlines()
+    assert head.split() == ["NAME", "ID", "SIZE", "MODIFIED", "TYPE", "CONTEXT", "HEALTH"]
+    assert LONG in row
+
+
+def test_nothing_is_cut_on_a_pipe(mlxk_here, home):
+    write_sick_models(home, "cut data")
+    copy_tiny(home / "models" / LONG)
+    out = mlxk_here("list").out
+    assert LONG in out
+    assert "unhealthy: model.safetensors is cut off: " in out
+
+
+def test_the_order_can_be_chosen(mlxk_here, home):
+    small, old = copy_tiny(home / "models" / "a-small"), copy_tiny(home / "models" / "b-old")
+    (small / "model.safetensors").write_bytes(b"")
+    for file in old.iterdir():
+        os.utime(file, (1, 1))
+
+    def names(*order: str) -> list[str]:
+        return [one["name"] for one in mlxk_here("list", *order, "--json").data["models"]]
+
+    assert names() == ["a-small", "b-old", "tiny"] == names("--sort", "name")
+    assert names("--sort", "size")[-1] == "a-small"
+    assert names("--sort", "modified")[-1] == "b-old"
+    assert mlxk_here("list", "--sort", "colour").code == 2
+
+
+def test_a_second_list_reads_no_model_again(mlxk_here, home, monkeypatch):
+    from mlxk.store import inspection, inspection_cache
+
+    write_sick_models(home, "cut data", "no template")
+    monkeypatch.setattr(inspection_cache, "_SETTLED_NS", -(10**18))
+    first = mlxk_here("list", "--json").data
+    inspection._known.clear()  # as in another process
+    monkeypatch.setattr(inspection, "_inspect", lambda *_, **__: pytest.fail("read again"))
+    assert mlxk_here("list", "--json").data == first

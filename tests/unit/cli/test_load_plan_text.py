@@ -30,6 +30,15 @@ PLAN: dict[str, Any] = {
     [
         ({}, ["fits", "5.0 GB (measured)", "8.0 GB of 12.0 GB", "4.2 s (estimated)"]),
         ({"verdict": "loaded"}, ["already loaded"]),
+        (
+            {
+                "verdict": "makes_room",
+                "evict": [{"name": "b", "bytes": 10**9}],
+                "limited_by": "max_models",
+                "max_models": 1,
+            },
+            ["evict b (1.0 GB)", "no more than 1 may be loaded at once (--max-models)"],
+        ),
         ({"verdict": "loading"}, ["is being loaded"]),
         (
             {

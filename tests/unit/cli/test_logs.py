@@ -131,6 +131,7 @@ def test_events_without_a_server_are_exit_3(mlxk_here):
         ({"kind": "load_progress", "model": "m", "done_bytes": 1, "total_bytes": 4}, "25 %"),
         ({"kind": "died", "model": "m", "worker": "w1", "exit": "exit code 1"}, "crashed on w1: exit code 1"),
         ({"kind": "evicted", "model": "m", "reason": "room"}, "evicted (room)"),
+        ({"kind": "evicted", "model": "m", "reason": "room", "room_for": "x"}, "evicted (room for x)"),
         ({"kind": "server", "state": "closing"}, "server  is closing"),
         ({"kind": "lost", "count": 7}, "7 events were missed"),
         ({"kind": "of tomorrow", "model": "m\x1b[2J", "fact": 1}, "of tomorrow fact=1"),
@@ -139,5 +140,6 @@ def test_events_without_a_server_are_exit_3(mlxk_here):
 )
 def test_every_event_is_a_line_for_people(event, words):
     line = format_event({"n": 1, "time": 0.0, **event})
+    assert line.startswith("1970-01-01T00:00:00Z  ")
     assert words in line
     assert line.isprintable()

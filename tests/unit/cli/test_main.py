@@ -127,7 +127,7 @@ def failing(monkeypatch):
         ("timed_out", 5),
         ("insufficient_memory", 6),
         ("model_failed", 1),
-        ("anything_new", 1),
+        ("engine_error", 1),
     ],
 )
 def test_a_fault_becomes_its_exit_code(type, code, failing, mlxk_here):

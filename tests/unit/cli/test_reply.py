@@ -71,3 +71,21 @@ def test_a_broken_stream_is_not_swallowed():
 
     with pytest.raises(BrokenPipeError):
         ReplyWriter(Closed(), hide_reasoning=False).write("x", "")
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("part", [1, 100])
+def test_a_terminal_gets_no_control_characters_and_a_pipe_every_byte(part):
+    nasty = "a\x1b]0;pwned\x07b\x9b31mc\x00\x7f\r\n\td 🙂"
+    shown = {}
+    for stream in (FakeTerminal(), io.StringIO()):
+        writer = ReplyWriter(stream, hide_reasoning=False)
+        for begin in range(0, len(nasty), part):
+            writer.write(nasty[begin : begin + part], "")
+        shown[stream.isatty()] = stream.getvalue()
+    assert shown[True] == "a^[]0;pwned^Gb\\x9b31mc^@^?\n\td 🙂"
+    assert shown[False] == nasty

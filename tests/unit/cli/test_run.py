@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.cli.http_stub import HEAD, LAST, answer, chunk, delta, event, http_stub
 
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 GOOD = [
     delta(role="assistant"),
     delta(content="Hi"),
@@ -75,15 +75,49 @@ def test_a_pipe_is_the_prompt(run, arguments):
     assert stub.body["messages"] == [{"role": "user", "content": "Grüße 🙂"}]
 
 
-def test_a_prompt_on_the_command_line_leaves_the_pipe_alone(run):
-    _, stub = run("tiny", "Say hi", stdin=b"not this")
+def test_words_need_no_quotes(run):
+    _, stub = run("tiny", "Say", "hi")
     assert stub.body["messages"] == [{"role": "user", "content": "Say hi"}]
 
 
-def test_no_prompt_on_a_terminal_shows_how_to_give_one(mlxk_here):
+def test_no_prompt_and_nowhere_to_talk_shows_how_to_give_one(mlxk_here):
     result = mlxk_here("run", "tiny")
     assert (result.code, result.out) == (2, "")
     assert 'mlxk run MODEL "PROMPT"' in result.err
+
+
+def test_a_conversation_has_no_json(mlxk_here):
+    result = mlxk_here("run", "tiny", "--json")
+    assert (result.code, result.error["type"]) == (2, "usage")
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt_is_a_usage_error(mlxk_here, prompt):
+    result = mlxk_here("run", "tiny", prompt)
+    assert (result.code, "the prompt is empty" in result.err) == (2, True)
+
+
+def test_a_pipe_follows_the_prompt(mlxk_process, running_instance):
+    with http_stub(stream(GOOD)) as stub:
+        running_instance(url=stub.url)
+        process = mlxk_process("run", "tiny", "Summarize:")
+        assert process.communicate(b"A book.\xff\0\n", timeout=20)[0] == b"Hi there\n"
+    expected = "Summarize:\n\nA book.\N{REPLACEMENT CHARACTER}\0"
+    assert stub.body["messages"] == [{"role": "user", "content": expected}]
+
+
+def test_a_dash_says_where_the_pipe_goes(mlxk_process, running_instance):
+    with http_stub(stream(GOOD)) as stub:
+        running_instance(url=stub.url)
+        process = mlxk_process("run", "tiny", "Say", "in", "German:", "-", "Only", "that.")
+        process.communicate(b"A book.\n", timeout=20)
+    assert stub.body["messages"][0]["content"] == "Say in German:\n\nA book.\n\nOnly that."
+
+
+def test_what_is_not_installed_can_be_pulled(run):
+    body = b'{"error": {"message": "There is no model \'nope\' here.", "code": "model_not_found"}}'
+    result, _ = run("nope", "x", pieces=answer("404 Not Found", body))
+    assert (result.code, "To install it: mlxk pull nope" in result.err) == (4, True)
 
 
 @pytest.mark.parametrize("stdin", [b"", b" \n\n"])
@@ -129,7 +163,7 @@ def test_an_error_before_the_first_token(run):
     body = b'{"error": {"message": "no such model; did you mean tiny?", "code": "model_not_found"}}'
     result, _ = run("tny", "x", pieces=answer("404 Not Found", body))
     assert (result.code, result.out) == (4, "")
-    assert result.err == "error: no such model; did you mean tiny?\n"
+    assert result.err == "error: no such model; did you mean tiny? To install it: mlxk pull tny\n"
 
 
 def test_an_error_in_the_middle_leaves_what_came_and_a_fresh_line(run):
@@ -178,20 +212,21 @@ def test_ctrl_c_closes_the_connection_and_leaves_a_fresh_line(mlxk_process, runn
     with http_stub([HEAD, chunk(delta(content="One, two"))], stay=True) as stub:
         running_instance(url=stub.url)
         process = mlxk_process("run", "tiny", "Count")
+        process.stdin.close()
         assert process.stdout.read(8) == b"One, two"
         process.send_signal(signal.SIGINT)
         assert stub.client_left.wait(10)
-        out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, b"\n", b"")
+        out, err = process.stdout.read(), process.stderr.read()
+    assert (process.wait(20), out, err) == (130, b"\n", b"")
 
 
 def test_tokens_are_shown_as_they_come(mlxk_process, running_instance):
     with http_stub([HEAD, chunk(delta(content="One"))], stay=True) as stub:
         running_instance(url=stub.url)
         process = mlxk_process("run", "tiny", "Count")
+        process.stdin.close()
         assert process.stdout.read(3) == b"One"  # although the reply is not complete
         process.kill()
-        process.communicate(timeout=20)
 
 
 def test_a_reader_that_leaves_ends_the_request_quietly(mlxk_process, running_instance):
@@ -203,6 +238,7 @@ def test_a_reader_that_leaves_ends_the_request_quietly(mlxk_process, running_ins
     with http_stub(endless()) as stub:
         running_instance(url=stub.url)
         process = mlxk_process("run", "tiny", "Count")
+        process.stdin.close()
         assert process.stdout.readline() == b"line\n"
         process.stdout.close()
         assert process.stderr.read() == b""

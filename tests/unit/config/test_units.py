@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxk.config.units import format_duration, format_size, parse_duration_s, parse_size
+from mlxk.config.units import format_duration, format_size, format_time, parse_duration_s, parse_size
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,25 @@ def test_sizes_are_written(n_bytes: int, text: str) -> None:
 )
 def test_durations_are_written(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("unix_s", "digits", "text"),
+    [
+        (0, 0, "1970-01-01T00:00:00Z"),
+        (1763700000.999, 0, "2025-11-21T04:40:00Z"),
+        (1763700000.123, 3, "2025-11-21T04:40:00.123Z"),
+        (1763700000.9999, 3, "2025-11-21T04:40:00.999Z"),
+        (1763700000, 3, "2025-11-21T04:40:00.000Z"),
+    ],
+)
+def test_a_time_is_utc_wherever_one_is(
+    unix_s: float, digits: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert format_time(unix_s, digits=digits) == text
+    finally:
+        monkeypatch.undo()
+        time.tzset()

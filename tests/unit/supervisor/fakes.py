@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlxk.store.catalog import ModelRef, Source
 from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
 from mlxk.supervisor.states import ExitReport, StopStep, WorkerState
-from mlxk.workers.protocol import Capabilities, Fault, Loaded, WorkerStats
+from mlxk.workers.protocol import Capabilities, Fault, Load, Loaded, WorkerStats
 
 LOADED = Loaded(4096, 1000, 1000, 0.1, Capabilities())
 KILLED = ExitReport(None, 9, StopStep.NONE, ("last line",))
@@ -93,12 +93,17 @@ class FakeWorker:
         self.orders: list[LoadOrder | StopOrder] = []
         self.vitals = FakeChildVitals()
         self._tell = tell
+        self.environment: dict[str, str] = {}
 
     def post(self, order: LoadOrder | StopOrder) -> None:
         self.orders.append(order)
 
     def belongs_to(self, model: str) -> None:
         pass
+
+    @property
+    def specs(self) -> list[Load]:
+        return [order.spec for order in self.orders if isinstance(order, LoadOrder)]
 
     @property
     def loads(self) -> list[str]:
@@ -139,10 +144,13 @@ class FakeCrew:
         self.workers: dict[str, FakeWorker] = {}
         self.refusal: OSError | None = None
 
-    def hire(self, tell: Callable[[WorkerEvent], None]) -> FakeWorker:
+    def hire(
+        self, tell: Callable[[WorkerEvent], None], environment: Mapping[str, str] | None = None
+    ) -> FakeWorker:
         if self.refusal is not None:
             raise self.refusal
         worker = FakeWorker(f"w{len(self.workers) + 1}", tell)
+        worker.environment = dict(environment or {})
         self.workers[worker.id] = worker
         return worker
 

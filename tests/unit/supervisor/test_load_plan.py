@@ -41,6 +41,19 @@ def test_it_says_who_would_be_waited_for() -> None:
     assert (leaving.verdict, leaving.wait_for) == (Verdict.WAITS, (("old", 8 * GB),))
 
 
+def test_it_says_what_there_is_too_little_of() -> None:
+    small = ready("a", GB, last_used=1)
+    assert plan().limited_by is None
+    assert plan(ready("a", 8 * GB, last_used=1)).limited_by == "memory"
+    one_place = plan(small, max_models=1)
+    assert (one_place.verdict, one_place.limited_by, one_place.max_models) == (
+        Verdict.MAKES_ROOM,
+        "max_models",
+        1,
+    )
+    assert plan(ready("a", GB, in_flight=1), max_models=1).limited_by == "max_models"
+
+
 def test_what_never_fits_says_why() -> None:
     hopeless = plan(ready("pin", 7 * GB, pinned=True))
     assert hopeless.verdict is Verdict.NEVER_FITS

@@ -3,84 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 
-from mlxk.config.settings import ModelSettings, Settings
-from mlxk.supervisor import pool as pool_module
-from mlxk.supervisor import pool_state, restarts
-from mlxk.supervisor import spare as spare_module
-from mlxk.supervisor.pool import Pool
-from mlxk.supervisor.records import Lease, RestartResult
+from mlxk.config.settings import ModelSettings
+from mlxk.supervisor import restarts
+from mlxk.supervisor.records import Lease
 from mlxk.supervisor.states import ModelState, WorkerState
-from mlxk.workers.protocol import Fault, FaultCode, FaultError
+from mlxk.workers.protocol import Fault, FaultCode
 from tests.unit.supervisor.aio import in_loop, turns
-from tests.unit.supervisor.fakes import FakeCrew, FakeWorker, ref
+from tests.unit.supervisor.fakes import ref
+from tests.unit.supervisor.pool_stage import GB, MB, PLAIN, on_stage, quick, refusal
 
-GB = 1 << 30
-MB = 1 << 20
-PLAIN = Settings(spare=False, keep_alive_s=-1, cache_bytes=0, max_batch=2)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "TICK_S", 0.01)
-    monkeypatch.setattr(pool_state, "ABANDON_GRACE_S", 0.03)
-    monkeypatch.setattr(spare_module, "CALM_S", 0.02)
-
-
-class Stage:
-    def __init__(self, settings: Settings, limit: int) -> None:
-        self.crew = FakeCrew()
-        self.pool = Pool(settings, cast(Any, self.crew), limit)
-        self.task = asyncio.create_task(self.pool.run())
-
-    def worker(self, number: int) -> FakeWorker:
-        return self.crew.workers[f"w{number}"]
-
-    async def until_worker(self, number: int) -> FakeWorker:
-        await self.until(lambda: f"w{number}" in self.crew.workers)
-        return self.worker(number)
-
-    async def until(self, condition: Any) -> None:
-        while not condition():  # noqa: ASYNC110  # the pool has no event for "a decision was carried out"
-            await asyncio.sleep(0.001)
-
-    def ask(self, name: str, keep_alive_s: float | None = None, *, size: int = 1000) -> asyncio.Task[Lease]:
-        return asyncio.create_task(self.pool.acquire(ref(name, size), keep_alive_s))
-
-    async def load(self, name: str, size: int = 1000) -> FakeWorker:
-        """READY and idle, on the next worker."""
-        asked = self.ask(name, size=size)
-        worker = await self.until_worker(len(self.crew.workers) + 1)
-        worker.become_ready()
-        self.pool.release(await asked)
-        await turns()
-        return worker
-
-    def state(self, name: str) -> ModelState:
-        return next(record.state for record in self.pool.records() if record.name == name)
-
-
-@contextlib.asynccontextmanager
-async def on_stage(limit: int = 100 * GB, **changes: Any) -> AsyncIterator[Stage]:
-    stage = Stage(replace(PLAIN, **changes), limit)
-    try:
-        yield stage
-    finally:
-        stage.task.cancel()
-        await asyncio.wait([stage.task])
-        assert stage.task.cancelled(), stage.task.exception()
-
-
-async def refusal(asked: asyncio.Task[Any]) -> Fault:
-    with pytest.raises(FaultError) as caught:
-        await asked
-    return caught.value.fault
+__all__ = ["quick"]
 
 
 @in_loop
@@ -401,229 +337,6 @@ async def test_closing_refuses_the_waiters_and_stops_all_workers() -> None:
         assert len(stage.crew.workers) == 1
 
 
-# ------------------------------------------------------------------------- the spare
-
-
-@in_loop
-async def test_a_load_takes_the_warm_spare_and_another_is_made() -> None:
-    async with on_stage(spare=True) as stage:
-        spare = await stage.until_worker(1)
-        spare.tell(WorkerState.WARM)
-        await turns()
-        asked = stage.ask("a")
-        await stage.until(lambda: spare.loads == ["a"])
-        await asyncio.sleep(0.05)
-        assert len(stage.crew.workers) == 1  # not while something loads
-        spare.become_ready()
-        await asked
-        await stage.until_worker(2)
-
-
-@in_loop
-async def test_a_spare_that_is_still_warming_up_is_taken_too() -> None:
-    async with on_stage(spare=True) as stage:
-        spare = await stage.until_worker(1)
-        asked = stage.ask("a")
-        await turns()
-        assert spare.loads == []
-        spare.become_ready()
-        await asked
-        assert spare.loads == ["a"]
-
-
-@in_loop
-async def test_without_spares_nothing_is_spawned_before_it_is_needed() -> None:
-    async with on_stage(spare=False) as stage:
-        await asyncio.sleep(0.05)
-        assert stage.crew.workers == {}
-
-
-@in_loop
-async def test_a_dying_spare_is_replaced_slower_and_slower() -> None:
-    async with on_stage(spare=True) as stage:
-        (await stage.until_worker(1)).die()
-        (await stage.until_worker(2)).die()
-        await asyncio.sleep(0.1)
-        assert len(stage.crew.workers) == 2
-
-
-@in_loop
-async def test_a_spare_that_had_to_be_ended_counts_as_a_death_too() -> None:
-    """It did not say Hello in time, or was of another version: no loop of spawns."""
-    async with on_stage(spare=True) as stage:
-        for number in (1, 2):
-            (await stage.until_worker(number)).end()
-        await asyncio.sleep(0.1)
-        assert len(stage.crew.workers) == 2
-
-
-@in_loop
-async def test_a_spare_that_ends_with_the_server_is_no_death(caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage(spare=True) as stage:
-        spare = await stage.until_worker(1)
-        reason = Fault(FaultCode.SHUTTING_DOWN, "The server is shutting down.")
-        stage.pool.close(reason, drain_s=0, grace_s=1)
-        await turns()
-        spare.end()
-        await asyncio.sleep(0.05)
-        assert len(stage.crew.workers) == 1
-    assert "died" not in caplog.text
-
-
-@in_loop
-async def test_no_process_for_a_spare_is_no_harm() -> None:
-    async with on_stage(spare=True) as stage:
-        await stage.until_worker(1)
-        stage.crew.refusal = OSError(11, "Resource temporarily unavailable")
-        stage.worker(1).die()
-        await asyncio.sleep(0.05)
-        assert stage.pool.describe_spare() is None
-
-
-# ------------------------------------------------------------------------ restart
-
-
-def restarting(stage: Stage, name: str) -> asyncio.Task[RestartResult]:
-    return asyncio.create_task(stage.pool.restart(ref(name), drain_s=60, grace_s=1))
-
-
-@in_loop
-async def test_a_restart_has_the_new_worker_ready_before_the_old_one_drains() -> None:
-    async with on_stage() as stage:
-        old = await stage.load("a")
-        lease = await stage.ask("a")
-        restart = restarting(stage, "a")
-        new = await stage.until_worker(2)
-        assert (await stage.ask("a")).worker_id == "w1"  # the old one works on meanwhile
-        assert old.stops == []
-        new.become_ready()
-        assert (await stage.ask("a")).worker_id == "w2"
-        assert old.stops[0].drain_s == 60
-        assert not restart.done()
-        stage.pool.release(lease)
-        old.end()
-        result = await restart
-        assert result.seamless
-        assert stage.state("a") is ModelState.READY
-
-
-@in_loop
-async def test_without_room_for_two_a_restart_ends_the_old_worker_first_and_requests_wait() -> None:
-    async with on_stage(limit=1 * GB) as stage:
-        old = await stage.load("a", GB // 2)
-        restart = asyncio.create_task(stage.pool.restart(ref("a", GB // 2), drain_s=60, grace_s=1))
-        await stage.until(lambda: old.stops)
-        asked = stage.ask("a", size=GB // 2)
-        await turns()
-        assert len(stage.crew.workers) == 1
-        old.end()
-        (await stage.until_worker(2)).become_ready()
-        assert (await asked).worker_id == "w2"
-        assert not (await restart).seamless
-
-
-@in_loop
-async def test_a_restart_that_fails_leaves_the_old_worker_at_work() -> None:
-    async with on_stage() as stage:
-        old = await stage.load("a")
-        restart = restarting(stage, "a")
-        (await stage.until_worker(2)).die()
-        with pytest.raises(FaultError, match="its old process goes on"):
-            await restart
-        assert (await stage.ask("a")).worker_id == "w1"
-        assert old.stops == []
-
-
-@in_loop
-async def test_when_the_old_worker_dies_meanwhile_the_successor_becomes_the_load() -> None:
-    async with on_stage() as stage:
-        old = await stage.load("a")
-        restart = restarting(stage, "a")
-        new = await stage.until_worker(2)
-        old.die()
-        asked = stage.ask("a")
-        await turns()
-        assert len(stage.crew.workers) == 2
-        new.become_ready()
-        assert (await asked).worker_id == "w2"
-        assert (await restart).name == "a"
-
-
-@in_loop
-async def test_a_stop_during_a_restart_ends_both_workers_and_the_restart() -> None:
-    async with on_stage() as stage:
-        old = await stage.load("a")
-        restart = restarting(stage, "a")
-        new = await stage.until_worker(2)
-        stopping = asyncio.create_task(stage.pool.stop("a", drain_s=0, grace_s=0))
-        with pytest.raises(FaultError):
-            await restart
-        assert old.stops
-        assert new.stops
-        old.end()
-        await turns()
-        assert not stopping.done()
-        new.become_ready()  # it crossed with the stop
-        new.end()
-        assert (await stopping).stopped
-        assert stage.state("a") is ModelState.ABSENT
-
-
-@in_loop
-async def test_a_restart_of_what_does_not_run_loads_it() -> None:
-    async with on_stage() as stage:
-        restart = restarting(stage, "a")
-        (await stage.until_worker(1)).become_ready()
-        assert not (await restart).seamless
-
-
-@in_loop
-async def test_a_restart_whose_load_is_refused_says_why() -> None:
-    async with on_stage(limit=GB) as stage:
-        restart = asyncio.create_task(stage.pool.restart(ref("a", 2 * GB), drain_s=1, grace_s=1))
-        with pytest.raises(FaultError, match="--max-memory"):
-            await restart
-
-
-@in_loop
-async def test_a_worker_that_drains_for_a_restart_counts_as_memory_until_it_is_gone() -> None:
-    async with on_stage(limit=1500 * MB) as stage:
-        old = await stage.load("a", 400 * MB)
-        lease = await stage.ask("a", size=400 * MB)
-        restart = asyncio.create_task(stage.pool.restart(ref("a", 400 * MB), drain_s=60, grace_s=1))
-        (await stage.until_worker(2)).become_ready()
-        await stage.until(lambda: old.stops)
-        asked = stage.ask("b", size=400 * MB)
-        await turns()
-        assert len(stage.crew.workers) == 2
-        stage.pool.release(lease)
-        old.end()
-        await restart
-        (await stage.until_worker(3)).become_ready()
-        await asked
-
-
-@in_loop
-async def test_a_restarted_model_is_no_victim_while_its_old_process_still_works() -> None:
-    async with on_stage(max_models=1) as stage:
-        old = await stage.load("a")
-        lease = await stage.ask("a")
-        restart = restarting(stage, "a")
-        new = await stage.until_worker(2)
-        new.become_ready()
-        await stage.until(lambda: old.stops)
-        asked = stage.ask("b")
-        await turns()
-        assert new.stops == []
-        stage.pool.release(lease)
-        old.end()
-        assert (await restart).seamless
-        await stage.until(lambda: new.stops)
-        new.end()
-        (await stage.until_worker(3)).become_ready()
-        await asked
-
-
 @in_loop
 async def test_new_settings_touch_what_is_kept_and_nothing_that_runs() -> None:
     async with on_stage() as stage:
@@ -635,3 +348,22 @@ async def test_new_settings_touch_what_is_kept_and_nothing_that_runs() -> None:
         assert worker.stops == []
         stage.pool.configure(replace(PLAIN, keep_alive_s=0.01), 50 * GB)
         await stage.until(lambda: worker.stops)
+
+
+@in_loop
+async def test_a_model_has_its_own_batch_and_cache() -> None:
+    models = {"a": ModelSettings("a", max_batch=1, cache_bytes=5 * MB)}
+    async with on_stage(max_batch=8, cache_bytes=7 * MB, models=models) as stage:
+        first, second = stage.ask("a"), stage.ask("a")
+        worker = await stage.until_worker(1)
+        worker.become_ready()
+        await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+        await turns()
+        assert sum(task.done() for task in (first, second)) == 1
+        assert worker.specs[0].options["max_batch"] == 1
+        assert worker.specs[0].cache_bytes == 5 * MB
+        done, other = (first, second) if first.done() else (second, first)
+        stage.pool.release(done.result())
+        await other
+        plain = await stage.load("b")
+        assert (plain.specs[0].options["max_batch"], plain.specs[0].cache_bytes) == (8, 7 * MB)

@@ -15,7 +15,7 @@ from mlxk.supervisor.states import WorkerState
 from mlxk.workers.protocol import Fault, FaultCode
 from tests.unit.supervisor.aio import in_loop, turns
 from tests.unit.supervisor.fakes import FakeWorker, ref
-from tests.unit.supervisor.test_pool import GB, PLAIN, Stage, on_stage, quick, refusal
+from tests.unit.supervisor.pool_stage import GB, PLAIN, Stage, on_stage, quick, refusal
 
 __all__ = ["quick"]
 

@@ -31,5 +31,11 @@ def test_what_is_quicker_in_one_respect_takes_over_only_that() -> None:
     assert TERM.hastened_by(slow_grace) == ShutdownPlan(EXIT_OK, 0, 10)
 
 
+def test_who_hastens_is_named() -> None:
+    first = ShutdownPlan(EXIT_OK, 30, 10, "SIGTERM")
+    assert first.hastened_by(ShutdownPlan(EXIT_INTERRUPTED, 0, 3, "SIGINT")).cause == "SIGINT"
+    assert first.hastened_by(ShutdownPlan(EXIT_OK, 60, 10, "SIGTERM again")).cause == "SIGTERM"
+
+
 def test_the_watchdog_waits_longer_than_the_orderly_end_may_take() -> None:
     assert TERM.limit_s > TERM.drain_s + 2 * TERM.grace_s + 2

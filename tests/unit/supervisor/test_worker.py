@@ -12,8 +12,9 @@ from typing import Any, cast
 from mlxk import __version__
 from mlxk.config.settings import Settings
 from mlxk.supervisor.orders import LoadOrder, StopOrder, WorkerEvent
+from mlxk.supervisor.pulse import ENGINE_STALL_S
 from mlxk.supervisor.states import StopStep, WorkerState
-from mlxk.supervisor.worker import ENGINE_STALL_S, Worker
+from mlxk.supervisor.worker import Worker
 from mlxk.workers.protocol import (
     PROTOCOL,
     Drain,
