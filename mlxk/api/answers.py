@@ -20,7 +20,13 @@ class _Answer(BaseModel):
 
 class ErrorBody(_Answer):
     message: Annotated[str, Field(description="For a person: what is wrong and what to do.")]
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    type: Literal[
+        "invalid_request_error",
+        "authentication_error",
+        "permission_error",
+        "rate_limit_error",
+        "server_error",
+    ]
     param: Annotated[
         str | None, Field(description="The field or header at fault, such as `messages[0].role`.")
     ]

@@ -51,8 +51,13 @@ class BodyTooLargeError(Exception):
     """More bytes arrived than `max_body_bytes`."""
 
 
+def _is_plain(content_encoding: bytes) -> bool:
+    return all(one.strip().lower() in (b"", b"identity") for one in content_encoding.split(b","))
+
+
 class BodyDoor:
-    """Refuses a large body by its Content-Length before reading it, a chunked one as soon as it is too much.
+    """Refuses a compressed body, and a large one: by its Content-Length before reading it, a chunked one as
+    soon as it is too much.
 
     The connection stays open and what is still coming is dropped unread: a client that is cut off while it
     sends sees a broken pipe instead of the 413.
@@ -65,6 +70,12 @@ class BodyDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["method"] == "POST" and not all(map(_is_plain, header_values(scope, b"content-encoding"))):
+            message = "Send the body uncompressed, not with a Content-Encoding."
+            headers = {"Accept-Encoding": "identity"}
+            refused = error_response(415, "unsupported_content_encoding", message, headers=headers)
+            await refused(scope, receive, send)
             return
         if any(self._is_too_large(value) for value in header_values(scope, b"content-length")):
             await self._refuse(scope, receive, send)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mlxk.api.disconnects import ClientGoneError
+from mlxk.api.nearby import nearby
 from mlxk.api.records import CLIENT_GONE, NO_ANSWER, record_of
 from mlxk.workers.protocol import Fault, FaultCode, FaultError
 
@@ -128,7 +129,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        return error_response(404, "not_found", f"There is no {route}. GET /docs lists what there is.")
+        meant = nearby(request.app.state.http_meter.routes, request.method, request.url.path)
+        advice = f"Did you mean {meant}?" if meant else "GET /docs lists what there is."
+        return error_response(404, "not_found", f"There is no {route}. {advice}")
     if error.status_code == 405:
         message = f"{route} is not allowed. The Allow header says what is."
         return error_response(405, "method_not_allowed", message, headers=error.headers)

@@ -34,11 +34,11 @@ class HttpMeter:
     in_flight: int = 0
     count_connections: Callable[[], int] = lambda: 0
     """Set by the server that has them."""
-    _routes: list[Route] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
 
     def know(self, routes: Iterable[BaseRoute]) -> None:
         """Routes whose paths may be a label, in the order in which they are asked."""
-        self._routes += [route for route in routes if isinstance(route, Route)]
+        self.routes += [route for route in routes if isinstance(route, Route)]
 
     def begin(self) -> None:
         self.in_flight += 1
@@ -58,7 +58,7 @@ class HttpMeter:
         """A template, also where a door refused the request before any route was asked; "other" for a path
         that there is not. (Whoever is asked writes the route into a scope of his own, maybe.)"""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        found = [route for route in self._routes if route.path_regex.match(scope["path"])]
+        found = [route for route in self.routes if route.path_regex.match(scope["path"])]
         exact = [route for route in found if method in (route.methods or ())]
         return next((route.path_format for route in (*exact, *found)), OTHER)
 

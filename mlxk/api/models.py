@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import JSONResponse
 
 from mlxk.api.answers import ModelCard, ModelList
@@ -65,6 +65,8 @@ def models_router(service: Service) -> APIRouter:
     )
     async def get_model(model: ModelPath) -> JSONResponse:
         """One of them, by its name, an alias or an unmistakable part of its name. It need not be loaded."""
+        if not model.strip("/"):
+            raise HTTPException(404)
         facts = await service.describe_model(model)
         if not facts["healthy"]:
             message = f"Model '{model}' is installed but not complete. `mlxk list` says why."

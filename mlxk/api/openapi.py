@@ -31,25 +31,35 @@ _MEANING = {
     401: "The API key is missing or wrong.",
     403: "The request comes from a web page, or for a name, that this server does not answer to.",
     404: "There is no such model. The message names the nearest.",
+    408: "The request did not come in time; the connection is closed.",
     413: "The body is over `max_body_bytes`.",
+    415: "The body is compressed.",
     429: "Too many wait already.",
+    431: "The request's line and headers are too long; the connection is closed.",
     500: "A fault of the server's; its log says more under this X-Request-ID.",
     503: "It cannot be done now. `Retry-After` says when to try again.",
 }
 _OTHER_CODES = {
+    400: ("host_missing", "invalid_http"),
     401: ("invalid_api_key",),
     403: ("host_not_allowed", "origin_not_allowed"),
+    408: ("request_timeout",),
     413: ("request_too_large",),
+    415: ("unsupported_content_encoding",),
+    431: ("headers_too_large",),
     503: ("starting",),
 }
 """Of errors that are no `Fault`."""
 _EXAMPLES = {
     400: ("invalid_request_error", "'temperature': Input should be less than or equal to 2.", "temperature"),
-    401: ("invalid_request_error", "Wrong or missing API key. Send 'Authorization: Bearer YOUR_KEY'.", None),
-    403: ("invalid_request_error", "This server answers to localhost only.", "Host"),
+    401: ("authentication_error", "Wrong or missing API key. Send 'Authorization: Bearer YOUR_KEY'.", None),
+    403: ("permission_error", "This server answers to localhost only.", "Host"),
     404: ("invalid_request_error", "The model 'tinny' is not installed. Did you mean tiny?", "model"),
+    408: ("invalid_request_error", "The request's body did not come in time.", None),
     413: ("invalid_request_error", "The request body is over 33554432 bytes (max_body_bytes).", None),
+    415: ("invalid_request_error", "Send the body uncompressed, not with a Content-Encoding.", None),
     429: ("rate_limit_error", "Too many requests wait for 'tiny'. Try again in a moment.", None),
+    431: ("invalid_request_error", "The request's head is over 65536 bytes.", None),
     500: ("server_error", "The server failed on this request. Its log says why.", None),
     503: ("server_error", "The model's process died. Try again.", None),
 }
@@ -200,10 +210,12 @@ def _with_nulls(value: Any) -> Any:
 def _complete(paths: dict[str, Any]) -> None:
     """What the doors answer, on every path; and without FastAPI's own answer to a wrong parameter."""
     for path, operations in paths.items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             responses = operation["responses"]
             responses.pop("422", None)
-            statuses = (403,) if path in _OPEN_PATHS else (401, 403)
+            statuses = [403, 408, 431]
+            statuses += [] if path in _OPEN_PATHS else [401]
+            statuses += [415] if method == "post" else []
             responses.update({str(status): _error_response(status) for status in statuses})
             operation["responses"] = dict(sorted(responses.items()))
             if path in _OPEN_PATHS:

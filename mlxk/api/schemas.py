@@ -316,5 +316,5 @@ class DetokenizeRequest(_Body):
     """`POST /detokenize`."""
 
     model: ModelName
-    tokens: Annotated[TokenIds, Field(min_length=1, description="At least one.")]
+    tokens: Annotated[TokenIds, Field(description="Of none the text is empty.")]
     keep_alive: KeepAlive = None

@@ -19,7 +19,12 @@ from mlxk.api.messages import template_messages
 from mlxk.api.openapi import error_responses, json_answer, json_body
 from mlxk.api.records import CLIENT_GONE, RequestRecord, new_request_id, record_of
 from mlxk.api.schemas import DetokenizeRequest, TokenizeRequest
-from mlxk.api.translate import keep_alive_seconds, shown_tools, template_arguments
+from mlxk.api.translate import (
+    keep_alive_seconds,
+    refuse_endless_conversation,
+    shown_tools,
+    template_arguments,
+)
 from mlxk.api.unsupported import refuse_unsupported, unsupported
 from mlxk.api.validation import parse
 from mlxk.workers.protocol import (
@@ -50,6 +55,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def plan_tokenize(body: dict[str, Any], request_id: str) -> tuple[TokenizeRequest, Tokenize]:
     """Raises FaultError for whatever can be told without the model."""
     refuse_unsupported(body, _NEUTRAL)
+    refuse_endless_conversation(body)
     request = parse(TokenizeRequest, body)
     check_text(request.model, "model")
     return_names = bool(request.return_token_strs)

@@ -32,6 +32,9 @@ from mlxk.config.units import parse_duration_s
 from mlxk.workers.protocol import FaultCode, FaultError, Generate, Sampling, fault
 
 MAX_BIASES = 10_000
+MAX_ENTRIES = 20_000
+"""Of a conversation (messages, their parts and calls) and of `tools`. No context holds that many, and 200,000
+took the event loop seconds."""
 MAX_CHOICES = 64
 """Prompts times `n`: as many as one worker decodes at once."""
 _MAX_TOKENS = 2**31 - 1
@@ -67,6 +70,7 @@ def plan_chat(body: dict[str, Any], settings: Settings) -> Plan:
     """Raises FaultError for whatever can be told without the model."""
     refuse_unsupported(body, CHAT)
     _refuse_crowds(body)
+    refuse_endless_conversation(body)
     request = parse(ChatRequest, body)
     source = {
         "messages": template_messages(request.messages),
@@ -99,6 +103,27 @@ def _refuse_crowds(body: dict[str, Any]) -> None:
     if isinstance(bias, dict) and len(bias) > MAX_BIASES:
         message = f"'logit_bias' holds {len(bias)} tokens; {MAX_BIASES} are the most."
         raise fault(FaultCode.INVALID_REQUEST, message, param="logit_bias")
+
+
+def refuse_endless_conversation(body: dict[str, Any]) -> None:
+    """As above. Raises FaultError(INVALID_REQUEST)."""
+    messages, tools = (_list(body.get(name)) for name in ("messages", "tools"))
+    _refuse_many(len(messages), "messages", "messages")
+    _refuse_many(len(tools), "tools", "tools")
+    inner = [
+        _list(one.get(key)) for one in messages if isinstance(one, dict) for key in ("content", "tool_calls")
+    ]
+    _refuse_many(sum(map(len, inner)), "messages", "parts and calls")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _refuse_many(count: int, param: str, what: str) -> None:
+    if count > MAX_ENTRIES:
+        message = f"'{param}' holds {count} {what}; {MAX_ENTRIES} are the most."
+        raise fault(FaultCode.INVALID_REQUEST, message, param=param)
 
 
 def _plan(kind: ReplyKind, request: GenerationRequest, sources: list[dict[str, Any]]) -> Plan:

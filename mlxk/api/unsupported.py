@@ -14,13 +14,9 @@ from mlxk.workers.protocol import FaultCode, FaultError, fault
 
 _Neutral = Mapping[str, tuple[Any, ...]]
 
-_EVERYWHERE: _Neutral = {
+_NOWHERE: _Neutral = {
     "service_tier": ("auto", "default"),
     "store": (False,),
-}
-
-CHAT: _Neutral = {
-    **_EVERYWHERE,
     "audio": (),
     "moderation": (),
     "modalities": (["text"],),
@@ -29,15 +25,31 @@ CHAT: _Neutral = {
     "function_call": ("none", "auto"),
     "web_search_options": (),
     "verbosity": ("medium",),
-}
-
-COMPLETION: _Neutral = {
-    **_EVERYWHERE,
     "suffix": ("",),
     "echo": (False,),
     "best_of": (1,),
-    "response_format": ({"type": "text"},),
 }
+"""Of either endpoint of OpenAI's, and of no use at both of ours."""
+
+_CHAT_ONLY: _Neutral = {
+    "messages": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True,),
+    "response_format": ({"type": "text"},),
+    "top_logprobs": (0,),
+    "chat_template_kwargs": ({},),
+    "reasoning_effort": (),
+}
+_COMPLETION_ONLY: _Neutral = {"prompt": ()}
+
+CHAT: _Neutral = {**_NOWHERE, **_COMPLETION_ONLY}
+COMPLETION: _Neutral = {**_NOWHERE, **_CHAT_ONLY}
+_HOME = {
+    **dict.fromkeys(_CHAT_ONLY, "/v1/chat/completions"),
+    **dict.fromkeys(_COMPLETION_ONLY, "/v1/completions"),
+}
+"""Of fields that the other endpoint honours."""
 
 
 def refuse_unsupported(body: Mapping[str, Any], neutral: _Neutral) -> None:
@@ -46,10 +58,14 @@ def refuse_unsupported(body: Mapping[str, Any], neutral: _Neutral) -> None:
         value = body.get(name)
         # The types count: in Python False == 0, but `logprobs: 0` asks for something.
         if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
-            raise unsupported(name)
+            raise unsupported(name, _misplaced(name) if name in _HOME else None)
     options = body.get("stream_options")
     if isinstance(options, Mapping) and options.get("include_obfuscation") not in (None, False):
         raise unsupported("stream_options.include_obfuscation")
+
+
+def _misplaced(name: str) -> str:
+    return f"'{name}' goes with {_HOME[name]} only. Leave it out here, or send the request there."
 
 
 def unsupported(param: str, message: str | None = None) -> FaultError:

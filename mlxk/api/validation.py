@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,20 +26,36 @@ _Error = tuple[_Loc, str, str]
 """Where, what kind, and pydantic's sentence about it."""
 
 
+class _Found(NamedTuple):
+    place: _Loc
+    """Steps into the body."""
+    branch: _Loc
+    """Pydantic's names for the branches of unions on the way there."""
+    kind: str
+    text: str
+
+
 def _refusal(body: Mapping[str, Any], errors: Sequence[_Error]) -> FaultError:
-    """Pydantic tells of every branch of a union. Where one branch has the right type, the wrong types of the
-    others say nothing. Of the rest, the deepest place inside the first wrong field is the one that the
-    client meant; if the branches disagree about it, the field itself is named."""
+    """Pydantic tells of every branch of a union. Where one branch has the right `type`, what the others miss
+    says nothing, and where one has the right JSON type, nor do the wrong types of the others. Of the rest,
+    the deepest place inside the first wrong field is the one that the client meant, and what is wrong there
+    tells more than what is missing; if the branches disagree about it, the field itself is named."""
     field = errors[0][0][0]
-    found = [(_place(body, loc, kind), kind, text) for loc, kind, text in errors if loc[0] == field]
-    found = [one for one in found if not one[1].endswith("_type")] or found
-    depth = max(len(place) for place, _, _ in found)
-    places = {place for place, _, _ in found if len(place) == depth}
+    found = [_find(body, error) for error in errors if error[0][0] == field]
+    if body.get(str(field)) is None:
+        return _bad_field((field,), " is required")
+    others = {one.branch for one in found if one.kind == "literal_error" and one.place[-1] == "type"}
+    found = [one for one in found if one.branch not in others and len(one.place) > 1] or found
+    found = [one for one in found if not one.kind.endswith("_type")] or found
+    depth = max(len(one.place) for one in found)
+    deepest = [one for one in found if len(one.place) == depth]
+    wrong = [one for one in deepest if one.kind != "missing"]
+    if not wrong:
+        return _bad_field(deepest[0].place, " is required")
+    places = {one.place for one in wrong}
     place = places.pop() if len(places) == 1 else (field,)
-    here = [(kind, text) for at, kind, text in found if at == place or place == (field,)]
-    if body.get(str(place[0])) is None or any(kind == "missing" for kind, _ in here):
-        return _bad_field(place, " is required")
-    texts = [_SHOULD_BE + _OBJECT if kind in _OBJECT_KINDS else text for kind, text in here]
+    here = [one for one in found if one.kind != "missing" and (one.place == place or place == (field,))]
+    texts = [_SHOULD_BE + _OBJECT if one.kind in _OBJECT_KINDS else one.text for one in here]
     if all(text.startswith(_SHOULD_BE) for text in texts):
         expected = dict.fromkeys(text.removeprefix(_SHOULD_BE) for text in texts)
         return _bad_field(place, " should be " + " or ".join(expected))
@@ -57,9 +73,11 @@ def _bad_field(place: _Loc, words: str) -> FaultError:
     return fault(FaultCode.INVALID_REQUEST, f"'{param}'{words}.", param=param)
 
 
-def _place(body: Any, loc: _Loc, kind: str) -> _Loc:
-    """`loc` without pydantic's names for the branches of unions, which are no steps into the body."""
+def _find(body: Any, error: _Error) -> _Found:
+    """Tells the steps into the body from pydantic's names for the branches of unions, which are none."""
+    loc, kind, text = error
     place: list[int | str] = []
+    branch: list[int | str] = []
     for position, step in enumerate(loc):
         is_step = (isinstance(body, dict) and step in body) or (
             isinstance(body, list) and isinstance(step, int) and step < len(body)
@@ -69,7 +87,11 @@ def _place(body: Any, loc: _Loc, kind: str) -> _Loc:
             place.append(step)
         elif kind == "missing" and position == len(loc) - 1:
             place.append(step)
-    return tuple(place)
+        else:
+            branch.append(step)
+    if kind == "literal_error" and len(place) == 1 and not isinstance(body, str):
+        kind = "literal_type"  # beside branches that are objects
+    return _Found(tuple(place), tuple(branch), kind, text)
 
 
 def _shown(place: _Loc) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 
 from mlxk.config import paths
@@ -24,14 +25,23 @@ def say(line: str) -> None:
         _point_at_nothing(sys.stdout.fileno())
 
 
-def example(url: str, model: str, has_key_file: bool) -> str:
+def example(url: str, model: str, key_file: str | None) -> str:
     """A line to paste into another terminal."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Who are you?"}]})
     for wildcard in ("//0.0.0.0:", "//[::]:"):
         url = url.replace(wildcard, "//127.0.0.1:")
-    keyed = any(os.environ.get(name) for name in ("MLXK_API_KEY", "MLXK_API_KEYS", "MLXK_API_KEY_FILE"))
-    key = ' -H "Authorization: Bearer $MLXK_API_KEY"' if keyed or has_key_file else ""
-    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    key = _key_for_the_shell(key_file)
+    header = f' -H "Authorization: Bearer {key}"' if key else ""
+    return f"try: curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} -d '{body}'"
+
+
+def _key_for_the_shell(key_file: str | None) -> str | None:
+    """Where the shell finds a key, which itself is never printed."""
+    for name in ("MLXK_API_KEY", "MLXK_API_KEYS"):
+        if keys := os.environ.get(name):
+            return f"${{{name}%%,*}}" if "," in keys else f"${name}"
+    # The first line of the file that is neither empty nor a comment. Within double quotes of the header.
+    return None if key_file is None else f"$(grep -m1 '^ *[^ #]' {shlex.quote(key_file)})"
 
 
 def publish(instance: Instance) -> None:

@@ -273,7 +273,7 @@ class Front:
         say(f"listening on {url}")
         if not self._private:
             model = next(iter(self._settings.preloaded()), BUILTIN_NAME)
-            say(example(url, model, self._settings.api_key_file is not None))
+            say(example(url, model, self._settings.api_key_file))
         if self._ready_fd is not None:
             report_ready(self._ready_fd, pid=os.getpid(), url=url, control=str(control_path))
         if self._private:

@@ -273,7 +273,9 @@ def _check_size(parts: list[Part]) -> None:
 
 
 def refusal(param: str, why: str) -> FaultError:
-    """The 400 for a schema that cannot be followed."""
+    """The 400 for a schema that cannot be followed. `why` may be llguidance's own words."""
+    if "coerce_one_of" in why:  # its advice is an option of ours, not of a client's
+        why = "the branches of a 'oneOf' overlap, or may; 'anyOf' allows what any of its branches does"
     return fault(FaultCode.INVALID_REQUEST, f"'{param}' cannot be followed: {why}.", param=param)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import time
 
@@ -54,6 +56,33 @@ def test_a_wrong_method_is_a_405_that_says_what_is_allowed(
     assert reply.status == 405
     assert reply.error["code"] == "method_not_allowed"
     assert allow in reply.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("GET", "/v1/models/", "GET /v1/models"),
+        ("GET", "/v1/models//", "GET /v1/models"),
+        ("GET", "/models/tiny", "GET /v1/models/tiny"),
+        ("POST", "/chat/completions", "POST /v1/chat/completions"),
+        ("GET", "/completions", "POST /v1/completions"),
+        ("POST", "/v1/chat/completions/", "POST /v1/chat/completions"),
+        ("POST", "/v1/v1/chat/completions", "POST /v1/chat/completions"),
+        ("POST", "/v1/tokenize", "POST /tokenize"),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_a_404_with_the_right_one(
+    client: Client, method: str, path: str, meant: str
+) -> None:
+    reply = client.request(method, path)
+    assert (reply.status, reply.error["code"]) == (404, "not_found")
+    assert reply.error["message"] == f"There is no {method} {path}. Did you mean {meant}?"
+
+
+def test_a_compressed_body_is_a_415(client: Client) -> None:
+    body = gzip.compress(json.dumps(chat_body("tiny", "Hi")).encode())
+    reply = client.post(CHAT, body, headers={"Content-Encoding": "gzip"})
+    assert (reply.status, reply.error["code"]) == (415, "unsupported_content_encoding")
 
 
 # ------------------------------------------------------------------------ request id

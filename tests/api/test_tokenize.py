@@ -26,6 +26,7 @@ def test_a_text_and_back(client: Client) -> None:
 
 def test_an_empty_text_has_no_tokens(client: Client) -> None:
     assert client.post(TOKENIZE, {"model": ONE, "prompt": ""}).json()["count"] == 0
+    assert client.post(DETOKENIZE, {"model": ONE, "tokens": []}).json() == {"prompt": ""}
 
 
 def test_names_of_tokens_are_given_if_asked_for(client: Client) -> None:
@@ -93,7 +94,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "keep_alive": (TOKENIZE, {"prompt": "x", "keep_alive": "soon"}, "invalid_request", "keep_alive"),
     "no tokens": (DETOKENIZE, {}, "invalid_request", "tokens"),
-    "empty tokens": (DETOKENIZE, {"tokens": []}, "invalid_request", "tokens"),
+    "too many messages": (TOKENIZE, {"messages": USER * 20_001}, "invalid_request", "messages"),
     "tokens are texts": (DETOKENIZE, {"tokens": ["1"]}, "invalid_request", "tokens[0]"),
     "negative token": (DETOKENIZE, {"tokens": [1, -1]}, "invalid_request", "tokens[1]"),
     "huge token": (DETOKENIZE, {"tokens": [2**63]}, "invalid_request", "tokens[0]"),

@@ -113,3 +113,20 @@ def test_new_keys_and_limits_are_taken_up_together_or_not_at_all(tmp_path: Path)
         doors.take_up(Settings(api_key_file=str(file), max_body_bytes=50))
     assert ask(key_door, headers=[("Authorization", "Bearer second")]).status == 200
     assert ask(body_door, method="POST", body=[b"x" * 6]).status == 413
+
+
+# ------------------------------------------------------------------------ compression
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, deflate", "GZIP"])
+def test_a_compressed_body_is_refused_with_what_to_do(encoding: str) -> None:
+    refused = ask(BodyDoor(welcome, rules()), method="POST", headers=[("Content-Encoding", encoding)])
+    assert (refused.status, refused.error["code"]) == (415, "unsupported_content_encoding")
+    assert "uncompressed" in refused.error["message"]
+    assert refused.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_as_it_is_passes(encoding: str) -> None:
+    app = BodyDoor(welcome, rules())
+    assert ask(app, method="POST", headers=[("Content-Encoding", encoding)]).status == 200

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from mlxk.api.schemas import ChatRequest, CompletionRequest
+from mlxk.api.unsupported import CHAT, COMPLETION
 from mlxk.workers.protocol import FaultCode, FaultError
-from tests.unit.api.plans import chat, completion
+from tests.unit.api.plans import MESSAGES, chat, completion
 
 
 def refusal_of_chat(**fields: Any) -> tuple[FaultCode, str | None]:
@@ -146,6 +148,10 @@ def test_a_stop_string_that_cannot_be_honoured_has_a_code_of_its_own(stop: Any) 
         ("store", True),
         ("verbosity", "low"),
         ("web_search_options", {}),
+        ("prompt", "x"),
+        ("suffix", "x"),
+        ("echo", True),
+        ("best_of", 2),
     ],
 )
 def test_a_known_field_that_cannot_be_honoured_is_never_ignored(field: str, value: Any) -> None:
@@ -154,10 +160,37 @@ def test_a_known_field_that_cannot_be_honoured_is_never_ignored(field: str, valu
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("suffix", "x"), ("echo", True), ("best_of", 2)],
+    [
+        ("suffix", "x"),
+        ("echo", True),
+        ("best_of", 2),
+        ("verbosity", "low"),
+        ("messages", [{"role": "user", "content": "Hi"}]),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("parallel_tool_calls", False),
+        ("response_format", {"type": "json_object"}),
+        ("top_logprobs", 2),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("reasoning_effort", "none"),
+    ],
 )
 def test_the_same_holds_for_text_completions(field: str, value: Any) -> None:
     assert refusal_of_completion(**{field: value}) == (FaultCode.UNSUPPORTED_PARAMETER, field)
+
+
+def test_a_field_of_the_other_endpoint_is_refused_with_the_endpoint_that_takes_it() -> None:
+    """Whatever a client may leave at its default, or at null, is as good as left out."""
+    with pytest.raises(FaultError, match="goes with /v1/chat/completions only"):
+        completion(reasoning_effort="low")
+    with pytest.raises(FaultError, match="goes with /v1/completions only"):
+        chat(prompt="x")
+    chat(best_of=1, echo=False, suffix="", prompt=None)
+    of_chat = set(ChatRequest.model_fields) - set(CompletionRequest.model_fields)
+    assert of_chat <= set(COMPLETION)
+    assert set(CompletionRequest.model_fields) - set(ChatRequest.model_fields) <= set(CHAT)
+    completion(**dict.fromkeys(of_chat))
+    completion(tools=[], tool_choice="none", parallel_tool_calls=True, top_logprobs=0)
 
 
 def test_parts_that_are_no_text_are_refused_by_their_place() -> None:
@@ -181,7 +214,7 @@ def allowed(*tools: dict[str, Any], mode: str = "auto") -> dict[str, Any]:
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
         ({"tool_choice": F}, "tool_choice"),
         ({"tool_choice": G, "tools": [F]}, "tool_choice"),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}, "tools": [F]}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}, "tools": [F]}, "tool_choice.type"),
         ({"tool_choice": allowed(F, G), "tools": [F]}, "tool_choice.allowed_tools.tools[1]"),
         ({"tool_choice": allowed(G, mode="required"), "tools": [F]}, "tool_choice.allowed_tools.tools[0]"),
         ({"tool_choice": allowed(mode="required"), "tools": [F]}, "tool_choice.allowed_tools.tools"),
@@ -235,6 +268,26 @@ def test_messages_say_what_is_expected() -> None:
         ({"messages": None}, "'messages' is required."),
         ({"stop": ["x"] * 17}, "'stop': List should have at most 16 items, not 17."),
         ({"tools": ["f"]}, "'tools[0]' should be an object."),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "'tools[0].type' should be 'function'."),
+        ({"tools": [{"name": "f", "input_schema": {}}]}, "'tools[0].function' is required."),
+        ({"tool_choice": 5}, "'tool_choice' should be 'none', 'auto' or 'required' or an object."),
+        ({"tool_choice": "any"}, "'tool_choice' should be 'none', 'auto' or 'required'."),
+        (
+            {"tool_choice": {"type": "tool", "name": "x"}},
+            "'tool_choice.type' should be 'function' or 'allowed_tools'.",
+        ),
+        ({"tool_choice": {"type": "function", "name": "x"}}, "'tool_choice.function' is required."),
+        (
+            {"tool_choice": {"type": "function", "function": "x"}},
+            "'tool_choice.function' should be an object.",
+        ),
+        ({"tool_choice": {"type": "allowed_tools"}}, "'tool_choice.allowed_tools' is required."),
+        ({"messages": MESSAGES * 20_001}, "'messages' holds 20001 messages; 20000 are the most."),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 20_001}]},
+            "'messages' holds 20001 parts and calls; 20000 are the most.",
+        ),
+        ({"tools": [F] * 20_001}, "'tools' holds 20001 tools; 20000 are the most."),
     ]:
         with pytest.raises(FaultError) as caught:
             chat(**fields)  # type: ignore[arg-type]

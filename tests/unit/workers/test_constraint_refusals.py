@@ -55,7 +55,10 @@ def refusal(**wanted: Any) -> tuple[FaultCode, str | None, str]:
         ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
         ({"type": "object", "minProperties": 2}, "minProperties"),
         ({"if": {"type": "string"}, "then": {"minLength": 3}}, "if"),
-        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf"),
+        (
+            {"oneOf": [{"type": "number"}, {"type": "integer"}]},
+            "branches of a 'oneOf' overlap, or may; 'anyOf'",
+        ),
         ({"type": "string", "format": "banana"}, "banana"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"type": "strang"}, "strang"),
