@@ -13,7 +13,7 @@ from typing import Any
 import llm
 
 from tests.e2e.localhost_only import watch_connections
-from tests.e2e.prompts import BERLIN, COUNT_10, GO_ON, GRASS, SKY
+from tests.e2e.prompts import BERLIN, COUNT_10, COUNT_100, GO_ON, GRASS, SKY
 
 CALL_BERLIN = "Call the weather tool for Berlin. Do not answer directly."
 
@@ -25,7 +25,7 @@ def weather(city: str) -> str:
 
 def sync() -> dict[str, Any]:
     model = llm.get_model("mlxk-tiny")
-    response = model.prompt(COUNT_10, temperature=0)
+    response = model.prompt(COUNT_100, temperature=0)
     conversation = model.conversation()
     first = conversation.prompt(SKY, temperature=0, stream=False).text()
     return {
@@ -40,7 +40,7 @@ def sync() -> dict[str, Any]:
 
 async def unsync() -> dict[str, Any]:
     model = llm.get_async_model("mlxk-tiny")
-    response = model.prompt(COUNT_10, temperature=0)
+    response = model.prompt(COUNT_100, temperature=0)
     pieces = [piece async for piece in response]
     chain = model.chain(CALL_BERLIN, tools=[weather], options={"temperature": 0})
     many = [model.prompt(SKY, temperature=0, stream=False).text() for _ in range(8)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.prompts import COUNT_10, COUNTED_10, GRASS, SKY, WENT_ON
+from tests.e2e.prompts import COUNT_10, COUNTED_10, COUNTED_100, GRASS, SKY, WENT_ON
 from tests.server import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -122,7 +122,8 @@ def test_its_python_sync_and_async(llm: Llm) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     for kind in ("sync", "async"):
-        assert "".join(results[kind]["pieces"]) == COUNTED_10
+        # A long text: of a short one all pieces may come at once where the machine is busy.
+        assert "".join(results[kind]["pieces"]) == COUNTED_100
         assert len(results[kind]["pieces"]) > 1
         assert results[kind]["usage"] > len(results[kind]["pieces"]) / 2
         assert results[kind]["tool"] == ANSWER

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from mlxk.cli.main import invoke
@@ -131,6 +132,9 @@ def machine(
     }
     for name, value in env.items():
         monkeypatch.setenv(name, value)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)  # the engine sets them, also in a process of tests,
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # and the first import remembers
     return Machine(tmp_path, dict(os.environ), capsys, monkeypatch)
 
 

@@ -224,6 +224,7 @@ def test_a_thousand_idle_connections_hinder_nobody(server: Server) -> None:
 def test_of_a_thousand_requests_as_many_are_served_as_there_are_places(server: Server) -> None:
     """64 run, 128 wait, all others are told at once when to come again."""
     statuses: dict[int, int] = {}
+    server.call("load", {"models": ["steady"]})  # while a model loads, nobody runs: 128 wait, and that is all
     with ExitStack() as stack:
         crowd = [stack.enter_context(connect(server)) for _ in range(1000)]
         request = post("steady", FOREVER)
