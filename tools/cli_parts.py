@@ -22,7 +22,7 @@ from tools.json_shapes import (
 CACHE = obj(entries=COUNT, bytes=BYTES, hits=COUNT, misses=COUNT, reused_tokens=COUNT)
 POOL_MODEL = obj(
     name=TEXT,
-    id=TEXT,
+    id=or_null(TEXT),
     state=const("absent", "loading", "ready", "stopping", "backoff", "failed"),
     pid=or_null(PID),
     worker=or_null(TEXT),
@@ -52,9 +52,9 @@ SERVER = obj(
 PROBLEM = obj(type=TEXT, severity=const("damaged", "unsupported", "warning"), message=TEXT, advice=TEXT)
 MODEL = obj(
     name=TEXT,
-    hash=TEXT,
+    hash=or_null(TEXT),
     size_bytes=BYTES,
-    last_modified=TIME,
+    last_modified=or_null(TIME),
     framework=TEXT,
     model_type=or_null(TEXT),
     capabilities=many(TEXT),

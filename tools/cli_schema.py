@@ -100,7 +100,7 @@ VERBS: dict[str, Schema] = {
     "stop": obj(models=many(STOPPED), server=FLAG),
     "restart": obj(
         models=many(obj(name=TEXT, load_s=SECONDS, took_s=SECONDS, freed_bytes=BYTES, seamless=FLAG)),
-        server=any_of(FLAG, obj(pid=PID, url=TEXT)),
+        server=or_null(obj(pid=PID, url=TEXT)),
     ),
     "reload": obj(**CHANGES),
     "logs": any_of(

@@ -297,7 +297,9 @@ class PrefixCacheFacts(_Answer):
 
 class PoolModel(_Answer):
     name: str
-    id: Annotated[str, Field(description="12 hex digits of the revision or the configuration.")]
+    id: Annotated[
+        str | None, Field(description="12 hex digits of the revision or of config.json; null without one.")
+    ]
     state: Literal["absent", "loading", "ready", "stopping", "backoff", "failed"]
     pid: int | None
     worker: str | None

@@ -126,7 +126,7 @@ _MODEL_GAUGES: tuple[tuple[str, str, Callable[[ModelMeasures], float]], ...] = (
     ("mlxk_model_pinned", "1 if the model is never evicted.", lambda m: m.pinned),
     ("mlxk_model_processes", "Worker processes of the model.", lambda m: m.processes),
     ("mlxk_model_in_flight", "Requests that its worker works on.", lambda m: m.in_flight),
-    ("mlxk_model_queue_depth", "Requests and loads that wait for the model.", lambda m: m.queued),
+    ("mlxk_model_queue_depth", "Requests that wait for the model.", lambda m: m.queued),
     ("mlxk_model_memory_bytes", "Memory of its worker processes.", lambda m: m.memory_bytes),
     (
         "mlxk_model_memory_reserved_bytes",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+DEFAULT_LENGTH = "the model's setting, else what fits"
+"""How long a reply may be that nobody limits, in words."""
+
 
 @dataclass(slots=True)
 class Wishes:

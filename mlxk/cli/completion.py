@@ -38,6 +38,11 @@ def command(shell: str, words: tuple[str, ...], is_question: bool, as_json: bool
     if is_question:
         click.echo("\n".join(_answer(shell, list(words))))
         return
+    if words:
+        raise click.UsageError(
+            f"one shell at a time: there is an extra argument ({' '.join(words)})",
+            click.get_current_context(),
+        )
     from mlxk.cli.completion_scripts import SCRIPTS
 
     if as_json:

@@ -102,7 +102,8 @@ Examples:
 def check(file: str | None, as_json: bool) -> None:
     """Read a settings file (by default the one in use), together with flags and variables, as a server would.
 
-    A mistake is an error with its file, line and key.
+    A mistake is an error with its file, line and key. What can be read and means nothing, as a model that is
+    not installed, is a warning (exit 0).
     """
     data = describe(file, with_server=False)
     facts = {"path": data["file"]["path"], "exists": data["file"]["exists"], "warnings": data["warnings"]}
@@ -111,7 +112,13 @@ def check(file: str | None, as_json: bool) -> None:
         return
     for warning in data["warnings"]:
         note(f"warning: {warning}")
-    click.echo(f"{facts['path']}: " + ("no mistake found" if facts["exists"] else "there is no such file"))
+    click.echo(f"{facts['path']}: " + _verdict(facts))
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    if not facts["exists"]:
+        return "there is no such file"
+    return "it can be read; see the warnings" if facts["warnings"] else "no mistake found"
 
 
 @command.command(
@@ -157,10 +164,10 @@ def describe(config_path: str | None = None, *, with_server: bool = True) -> dic
     import os
 
     from mlxk.cli.config_server import differences
+    from mlxk.cli.config_warnings import configuration_warnings
     from mlxk.cli.names import read_settings
     from mlxk.config.provenance import model_entries, server_entries
     from mlxk.config.settings import read_config
-    from mlxk.config.variables import unknown_variables
 
     settings = read_settings(config=config_path)
     path = _path(config_path)
@@ -174,7 +181,7 @@ def describe(config_path: str | None = None, *, with_server: bool = True) -> dic
             {"name": name, "settings": [_entry(one) for one in said]} for name, said in models.items()
         ],
         "api_keys_from": [name for name in API_KEY_VARIABLES if os.environ.get(name)],
-        "warnings": [*map(str, unknown_variables()), *_unknown_models(settings)],
+        "warnings": configuration_warnings(settings, file),
         "server": differences(entries) if with_server else None,
     }
 
@@ -188,26 +195,6 @@ def _entry(one: Entry) -> dict[str, Any]:
         "origin": one.origin.value,
         "place": one.place,
     }
-
-
-def _unknown_models(settings: Any) -> list[str]:
-    """Tables of the configuration that are about no model and no alias: a name is not quite right, maybe."""
-    about = [name for name, own in settings.models.items() if own.path is None and own.id is None]
-    if not about:
-        return []
-    from mlxk.store.catalog import Catalog
-    from mlxk.store.errors import StoreError
-
-    catalog, found = Catalog(settings), []
-    for name in about:
-        try:
-            meant = catalog.locate(name).name
-        except StoreError:
-            found.append(f"the table of {name} has no effect: no model of this name is installed")
-            continue
-        if meant != name:
-            found.append(f"the table of {name} has no effect: the model is called {meant}, name the table so")
-    return found
 
 
 # -------------------------------------------------------------------------- text

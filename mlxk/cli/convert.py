@@ -34,7 +34,7 @@ path), and appears when it is whole. Ctrl-C leaves nothing behind."""
 
 @click.command("convert", short_help="Quantize a model with mlx_lm.", epilog=EXAMPLES)
 @click.argument("model", metavar="MODEL|FOLDER")
-@click.option("--bits", type=int, metavar="N", help="Bits of a weight: 2, 3, 4, 5, 6 or 8. Default 4.")
+@click.option("--bits", type=int, metavar="N", help="Bits of a weight: 1, 2, 3, 4, 5, 6 or 8. Default 4.")
 @click.option("--group-size", type=int, metavar="N", help="Weights with a common scale: 32, 64 or 128.")
 @click.option(
     "--mode", type=click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"]), help="Kind of quantization."
@@ -91,9 +91,11 @@ def _convert(
     from mlxk.store.conversion import convert
     from mlxk.store.inspection import inspect_model
 
+    if output is not None:
+        _target(model, conversion, output, settings)  # a wrong one is told before anything is pulled
     name, source = _source(model, settings)
     _check_source(name, source, conversion)
-    target_name, target = _target(name, conversion, output)
+    target_name, target = _target(name, conversion, output, settings)
     began = time.monotonic()
     note(f"converting {printable(name)} to {printable(target_name)} ({conversion.label})")
     done = convert(source, target, conversion, trust_remote_code=trust_remote_code)
@@ -155,17 +157,41 @@ def _check_source(name: str, source: Path, conversion: Conversion) -> None:
         raise CliError("not_quantized", f"{name} is not quantized: there is nothing to undo")
 
 
-def _target(name: str, conversion: Conversion, output: str | None) -> tuple[str, Path]:
+def _target(name: str, conversion: Conversion, output: str | None, settings: Settings) -> tuple[str, Path]:
     from mlxk.config.paths import models_dir
     from mlxk.store.names import is_plausible
 
     if output is not None and "/" in output:
         path = Path(output).expanduser().resolve()
+        root = models_dir().resolve()
+        if root in path.parents:
+            _check_reachable(path.relative_to(root).as_posix(), path, settings)
         return path.name, path
     own = output or f"{name.partition('@')[0].rpartition('/')[2]}-{conversion.label}"
     if not is_plausible(own) or own.startswith(".") or "@" in own:
         raise CliError("usage", f"'{own}' is no name for a model; give another --output")
+    _check_reachable(own, models_dir() / own, settings)
     return own, models_dir() / own
+
+
+def _check_reachable(name: str, path: Path, settings: Settings) -> None:
+    """The names of the built-in model and of the configuration come before those of the folder."""
+    from mlxk.store.builtin import BUILTIN_NAME
+
+    section = settings.models.get(name)
+    if section is not None and (section.id not in (None, name) or section.path is not None):
+        if section.path is not None and Path(section.path).resolve() == path.resolve():
+            return
+        owner = "a model of config.toml"
+    elif name == BUILTIN_NAME:
+        owner = "the built-in model"
+    else:
+        return
+    raise CliError(
+        "already_exists",
+        f"'{name}' is the name of {owner} and would not lead to the new one; choose another --output",
+        {"path": str(path)},
+    )
 
 
 def _repair(model: str, settings: Settings) -> dict[str, Any]:

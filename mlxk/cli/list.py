@@ -61,6 +61,8 @@ def command(pattern: str | None, order: str, as_json: bool) -> None:
     rows = [_row(*model, with_reason=fit is None) for model in models]
     right = ("SIZE", "CONTEXT")
     click.echo(format_table(HEAD, rows, right=right, fit=fit, drop=LEAVE_OUT, flexible=("NAME",)))
+    if pattern is not None and not models:
+        note(f"no model matches '{pattern}'")
     unusable = sum(not facts.usable for _, facts in models)
     if unusable and fit is not None:
         note(f"{unusable} of them cannot be used; `mlxk health` says why, and what to do")
@@ -79,7 +81,7 @@ def model_entry(ref: ModelRef, facts: ModelFacts) -> dict[str, Any]:
         "name": ref.name,
         "hash": ref.revision or ref.id,
         "size_bytes": ref.size_bytes,
-        "last_modified": utc_time(ref.modified_at),
+        "last_modified": utc_time(ref.modified_at) if ref.modified_at else None,
         "framework": facts.framework,
         "model_type": facts.model_type,
         "capabilities": list(facts.capabilities),
@@ -101,9 +103,9 @@ def _row(ref: ModelRef, facts: ModelFacts, *, with_reason: bool) -> list[str]:
     health = "healthy" if facts.usable else "unsupported" if facts.healthy else "unhealthy"
     return [
         ref.name,
-        ref.id,
+        ref.id or NOTHING,
         format_size(ref.size_bytes),
-        utc_time(ref.modified_at)[:10],
+        utc_time(ref.modified_at)[:10] if ref.modified_at else NOTHING,
         facts.model_type or NOTHING,
         str(facts.context_length or NOTHING),
         f"{health}: {facts.reason}" if with_reason and facts.reason else health,

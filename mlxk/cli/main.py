@@ -45,6 +45,9 @@ VERBS = (
 )
 """Each is `mlxk.cli.<verb>.command`. In the order of the help page."""
 SUBVERBS = {"config": ("init", "check", "path")}
+ONLY_SHOW = {"ps", "top", "logs", "events", "list", "show", "health", "config", "config check", "config path"}
+ONLY_SHOW |= {"doctor", "completion", "help", "version"}
+"""Whose reader may leave early and has what it wanted. The others may not be done by then."""
 EXPERIMENTS = {"push": "MLXK_EXPERIMENTAL_PUSH"}
 """Verbs that there are only while the variable is 1; else they are as unknown as any other word."""
 
@@ -127,12 +130,15 @@ def invoke(arguments: Sequence[str]) -> int:
     own = list(arguments)
     before_dashes = own[: own.index("--")] if "--" in own else own
     as_json = "--json" in before_dashes
-    command = _command_of(own)
+    command, stdout = _command_of(own), sys.stdout
     try:
         return _call(own, command, as_json=as_json)
-    except BrokenPipeError:  # `mlxk run … | head -1`: the reader has what it wanted
+    except (BrokenPipeError, SystemExit) as error:  # `mlxk list | head -1`
+        # click makes an exit with 1 of it, and puts a wrapper of its own in the stream's place.
+        if isinstance(error, SystemExit) and sys.stdout is stdout:
+            raise
         silence(sys.stdout)
-        return ExitCode.ERROR
+        return ExitCode.OK if command is None or command in ONLY_SHOW else ExitCode.ERROR
 
 
 def _command_of(words: list[str]) -> str | None:

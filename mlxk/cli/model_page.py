@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mlxk.cli.output import format_table, printable, terminal_width
+from mlxk.cli.output import NOTHING, format_table, printable, terminal_width
 from mlxk.config.units import format_size
 
 INDENT = "  "
@@ -71,7 +71,7 @@ def _model(model: dict[str, Any], facts: dict[str, Any]) -> Iterator[tuple[str, 
     yield "size", f"{format_size(model['size_bytes'])} in {len(facts['files'])} files"
     if facts["license"]:
         yield "license", facts["license"]
-    yield "modified", model["last_modified"]
+    yield "modified", model["last_modified"] or NOTHING
     if facts["revision"]:
         yield "revision", facts["revision"]
         for other in facts["revisions"]:

@@ -46,6 +46,11 @@ class ModelServer:
         """The model as /v1/models describes it: `id`, `context_length`, `loaded`, ... Raises CliError."""
         return get_json(self._url, f"/v1/models/{_quoted(self._model)}", api_key=find_api_key())
 
+    def context_length(self) -> int | None:
+        """In tokens; None: it is not known. Raises CliError."""
+        length = self.model_facts().get("context_length")
+        return length if isinstance(length, int) and length > 0 else None
+
     def load(self) -> None:
         """Returns when the model is loaded. Whoever interrupts this no longer wants it: the server ends the
         load if nobody else waits for it."""
@@ -108,9 +113,8 @@ class ModelServer:
             yield
         except CliError as error:
             if error.type == "model_not_found":
-                raise CliError(
-                    error.type, f"{error.message} {pull_hint(self._model)}", error.details
-                ) from error
+                message = f"{error.message}{pull_hint(self._model, error)}"
+                raise CliError(error.type, message, error.details) from error
             if error.type in GONE and self._private is not None:
                 private, self._private = self._private, None
                 with private:  # raises with what the dead one said
@@ -118,8 +122,11 @@ class ModelServer:
             raise
 
 
-def pull_hint(model: str) -> str:
-    return f"To install it: mlxk pull {model}"
+def pull_hint(model: str, error: CliError) -> str:
+    """Nothing for what is probably a typo of an installed model's name."""
+    # Over HTTP the nearest names come in the message only.
+    is_typo = error.details.get("nearest") or "did you mean" in error.message.casefold()
+    return "" if is_typo and "/" not in model else f" To install it: mlxk pull {model}"
 
 
 def _import_all() -> None:

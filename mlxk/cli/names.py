@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,15 @@ def locate_model(name: str, catalog: Catalog) -> ModelRef:
     """Like `resolve_model`, also for a model that is broken: to look at it. Raises CliError."""
     with _look_up_errors(name):
         return catalog.locate(name)
+
+
+def unusable_names(names: Iterable[str], settings: Settings) -> Iterator[tuple[str, CliError]]:
+    """Of these names of the configuration those that no usable model has."""
+    for name in names:
+        try:
+            resolve_model(name, settings)
+        except CliError as error:
+            yield name, error
 
 
 @contextmanager

@@ -40,6 +40,19 @@ class Reply:
     def reasoning(self) -> str:
         return "".join(self.reasoning_parts)
 
+    @property
+    def used_tokens(self) -> int | None:
+        """Of the context: prompt and reply. None: the server has not told."""
+        if self.usage is None:
+            return None
+        counts = [self.usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        return sum(count for count in counts if isinstance(count, int))
+
+    def fills(self, context_length: int | None) -> bool:
+        """Whether the context is full with it. False also where that is not known."""
+        used = self.used_tokens
+        return context_length is not None and used is not None and used >= context_length
+
 
 class ReplyWriter:
     """Writes the parts of one reply to `stream` as they come.

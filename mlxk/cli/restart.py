@@ -55,7 +55,8 @@ def _sentence(model: dict[str, Any]) -> str:
 def _restart_models(models: tuple[str, ...], now: bool, timeout_s: float | None) -> dict[str, Any]:
     with server() as client:
         arguments = {"models": list(models), "now": now, "timeout_s": timeout_s}
-        return ask(client, "restart", arguments, timeout_s=None)
+        answer = ask(client, "restart", arguments, timeout_s=None)
+    return {"models": answer["models"], "server": None}
 
 
 def _restart_server(now: bool, timeout_s: float | None) -> dict[str, Any]:

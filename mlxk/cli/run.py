@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any, NoReturn
 
 import click
 
-from mlxk.cli.asked import Manner, Wishes
+from mlxk.cli.asked import DEFAULT_LENGTH, Manner, Wishes
+from mlxk.cli.errors import CliError
 from mlxk.cli.model_server import ModelServer
 from mlxk.cli.options import json_option
 from mlxk.cli.output import note, print_data
@@ -28,7 +30,10 @@ Examples:
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest reply.  [default: what fits]"
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Longest reply.  [default: {DEFAULT_LENGTH}]",
 )
 @click.option(
     "--temperature", type=click.FloatRange(min=0), metavar="X", help="0 always picks the likeliest token."
@@ -82,8 +87,11 @@ def command(
     endpoint = "/v1/completions" if no_chat_template else "/v1/chat/completions"
     writer = None if as_json or no_stream else ReplyWriter(sys.stdout, hide_reasoning=hide_reasoning)
     reply = Reply()
+    cut_because = None
     with ModelServer(model) as server:
         server.ask(endpoint, body, reply, writer)
+        if reply.finish_reason == "length" and max_tokens is None and not as_json:
+            cut_because = _why_cut(reply, server)
     if as_json:
         data = {
             "model": model,
@@ -99,8 +107,15 @@ def command(
         writer = ReplyWriter(sys.stdout, hide_reasoning=hide_reasoning)
         writer.write(reply.content, reply.reasoning)
         writer.end_line()
-    if reply.finish_reason == "length" and max_tokens is None:
-        note("note: the reply ends here because the model's context is full")
+    if cut_because is not None:
+        note(f"note: the reply ends here {cut_because}")
+
+
+def _why_cut(reply: Reply, server: ModelServer) -> str:
+    with contextlib.suppress(CliError):  # the reply is there: no failure now may spoil it
+        if reply.fills(server.context_length()):
+            return "because the model's context is full"
+    return "at its longest; --max-tokens N changes that"
 
 
 def _converse(model: str, wishes: Wishes, manner: Manner, *, as_json: bool) -> None:

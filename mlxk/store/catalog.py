@@ -37,11 +37,11 @@ class ModelRef:
     size_bytes: int
     """Weights on disk, links followed."""
     modified_at: float
-    """Unix seconds; the newest file's."""
+    """Unix seconds; the newest file's. 0.0 if there is no file."""
 
     @property
-    def id(self) -> str:
-        """12 hex digits: of the revision, else of a digest of config.json."""
+    def id(self) -> str | None:
+        """12 hex digits: of the revision, else of a digest of config.json. None if that cannot be read."""
         return self.revision[:_SHORT_HASH] if self.revision else _config_digest(self.path, self.modified_at)
 
 
@@ -190,8 +190,8 @@ def _look_up_revision(index: Index, name: str, avoid: frozenset[str]) -> Install
     except UnknownModelError:
         return None
     if one.repo is None:
-        same = _ref(one, read_folder(one.path)).id.startswith(digits)
-        hits = [""] if same else []
+        own = _ref(one, read_folder(one.path)).id
+        hits = [""] if own is not None and own.startswith(digits) else []
     else:
         hits = [revision for revision in one.repo.snapshots if revision.startswith(digits)]
     if not hits:
@@ -216,7 +216,7 @@ def _ref(one: Installed, folder: Folder) -> ModelRef:
 
 
 @lru_cache(maxsize=1024)
-def _config_digest(path: Path, modified_at: float) -> str:
+def _config_digest(path: Path, modified_at: float) -> str | None:
     """`modified_at` is part of the cache's key only."""
     import hashlib
 
@@ -224,5 +224,5 @@ def _config_digest(path: Path, modified_at: float) -> str:
         with open_regular(path / "config.json") as file:
             data = file.read()
     except OSError:
-        data = b""
+        return None
     return hashlib.sha256(data).hexdigest()[:_SHORT_HASH]

@@ -39,6 +39,9 @@ def folder_faults(folder: Folder) -> Iterator[Fault]:
             yield damaged("unreadable", why, "give yourself the right to read it (chmod, chown)")
             return
         empty = True
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            yield damaged("no_files", f"the folder {folder.path} does not exist", _bring(folder.path))
+            return
     text = f"there are no files in {folder.path}" if empty else f"there is no model in {folder.path}"
     yield damaged("no_files", text, mend(folder.path))
 
@@ -119,6 +122,12 @@ def mend(path: Path) -> str:
     """How to get what is missing."""
     name = hub_name(path)
     return f"fetch it with: mlxk pull {name}" if name else f"copy the model to {path} again"
+
+
+def _bring(path: Path) -> str:
+    """What to do about a folder that is not there. Only a path of the configuration is asked for then, or a
+    model that was removed a moment ago."""
+    return mend(path) if hub_name(path) else "correct its path in the configuration, or put the model there"
 
 
 def mend_file(path: Path, kind: str) -> str:

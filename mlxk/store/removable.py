@@ -53,6 +53,7 @@ class Removables:
         for one in (name, f"{DEFAULT_ORG}/{name}"):
             if removal := self._exact(one):
                 return Chosen(removal, True)
+        self._refuse_a_version(name)
         names = sorted({*self._repos, *self._local})
         matches = names_holding(name, names)
         if len(matches) > 1:
@@ -113,6 +114,20 @@ class Removables:
                 model=name,
                 target=str(target),
             )
+
+    def _refuse_a_version(self, name: str) -> None:
+        """`list` shows an ID of local models too, but there is only ever one of each."""
+        parts = split_revision(name)
+        if parts is None:
+            return
+        self._refuse_what_is_not_ours(parts[0])
+        for base in (parts[0], f"{DEFAULT_ORG}/{parts[0]}"):
+            if base in self._local and base not in self._repos:
+                raise OperationError(
+                    "not_removable",
+                    f"'{base}' is a local folder, and has no snapshots. To remove all of it: mlxk rm {base}",
+                    model=name,
+                )
 
 
 def _refuse_a_shelf(name: str, path: Path) -> None:

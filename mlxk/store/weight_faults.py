@@ -122,13 +122,25 @@ def _shard_faults(folder: Folder, entries: tuple[FileEntry, ...], found: Weights
     weight_map: dict[str, str] = index.get("weight_map", {})
     if {type(shard) for shard in weight_map.values()} - {str}:
         weight_map = {name: shard for name, shard in weight_map.items() if isinstance(shard, str)}
+    lost = bool(expected - present)
     expected |= set(weight_map.values())
     if missing := sorted(expected - present):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        text = f"{missing[0]}{more} of {len(expected)} weight files is missing"
-        yield damaged("missing_shard", text, mend(folder.path))
+        more, are = (f" and {len(missing) - 1} more", "are") if len(missing) > 1 else ("", "is")
+        text, advice = f"{missing[0]}{more} of {len(expected)} weight files {are} missing", mend(folder.path)
+        if not lost and _are_whole(weight_map, found, present):
+            text = f"{INDEX_FILE} is not of these weights: {text}"
+            advice = f"{repair}; or {advice}"
+        yield damaged("missing_shard", text, advice)
     if weight_map and len(found.by_file) == len(present):
         yield from _index_faults(weight_map, index, found, repair, mend(folder.path), missing)
+
+
+def _are_whole(weight_map: Mapping[str, str], found: Weights, present: set[str]) -> bool:
+    """Nothing but the index speaks of more files: all that are there can be read, and they hold every tensor
+    that it names, or are the one file of a model that was never split."""
+    if len(found.by_file) < len(present) or not found.by_file:
+        return False
+    return present == {"model.safetensors"} or weight_map.keys() <= found.tensors.keys()
 
 
 def _numbered_shards(present: set[str]) -> set[str]:

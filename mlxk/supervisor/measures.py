@@ -81,7 +81,7 @@ def _model(
         state=record.state,
         pinned=record.pinned,
         in_flight=record.in_flight + sum(record.leaving.values()),
-        queued=pool.queued(record.name),
+        queued=pool.queued_requests(record.name),
         processes=len(present),
         restarts=record.restarts,
         crashes=record.crashes,

@@ -133,7 +133,12 @@ class Pool:
         self._inbox.put_nowait(lambda: self._state.on_plan(ref, answer))
         return await answer
 
+    def queued_requests(self, name: str) -> int:
+        """For display: a load that `mlxk load`, `preload` or a restart asked for is nobody's request."""
+        return self._state.waiting.requests(name)
+
     def queued(self, name: str) -> int:
+        """All who wait for the model, requests and loads."""
         return self._state.waiting.queued(name)
 
     async def _wait_ready(

@@ -325,7 +325,7 @@ class Service:
                 "spare": self._pool.describe_spare(),
             },
             "models": [
-                model_data(record, self._worker(record), self._pool.queued(record.name))
+                model_data(record, self._worker(record), self._pool.queued_requests(record.name))
                 for record in self._pool.records()
                 if self._is_shown(record)
             ],

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO_S = 0.25
+"""A SIGINT so soon after the last one is the same Ctrl-C once more: `timeout` signals its child and then the
+whole process group, a shell script may do the same. People do not press twice so quickly."""
 EXIT_OK = 0
 EXIT_INTERRUPTED = 130
 
@@ -29,6 +34,7 @@ class SignalDesk:
         self._take: Callable[[int], None] = leave_at_once
         self._taking = threading.Lock()
         self._closing = False
+        self._interrupted_at = -math.inf
         self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
 
     def hand_over(self, take: Callable[[int], None]) -> None:
@@ -41,11 +47,21 @@ class SignalDesk:
             number = signal.sigwait(SIGNALS)
             if self._closing:
                 return
+            if number == signal.SIGINT and self._is_echo():
+                continue
             with self._taking:
                 try:
                     self._take(number)
                 except Exception:  # a mistake of ours must not make the server deaf
                     log.exception("signal %d was not carried out", number)
+
+    def _is_echo(self) -> bool:
+        """Of SIGINT only: a second SIGTERM changes nothing anyhow, and a second SIGHUP has something new."""
+        now = time.monotonic()
+        if now - self._interrupted_at < ECHO_S:
+            return True
+        self._interrupted_at = now
+        return False
 
 
 @contextlib.contextmanager

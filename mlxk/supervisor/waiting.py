@@ -11,7 +11,7 @@ from mlxk.workers.protocol import Fault, FaultError
 
 
 class WaitingRoom:
-    """Touched by the pool's task only, but for `new` and the reading of `queued`."""
+    """Touched by the pool's task only, but for `new` and the reading of `queued` and `requests`."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -41,7 +41,12 @@ class WaitingRoom:
                 self.refuse(waiter.id, reason)
 
     def queued(self, model: str) -> int:
+        """All who wait for it, explicit loads as well."""
         return sum(1 for waiter in self._waiters.values() if waiter.model == model)
+
+    def requests(self, model: str) -> int:
+        """Like `queued`, without the loads that nobody's request waits behind: for display."""
+        return sum(1 for waiter in self._waiters.values() if waiter.model == model and waiter.holds_lease)
 
     def last_id(self, model: str) -> int:
         """The latest to come of those who wait for the model; 0 if nobody does."""

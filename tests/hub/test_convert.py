@@ -99,6 +99,32 @@ def test_refusals_before_the_work(machine: Machine, unchanged: Path) -> None:
     assert machine.mlxk("convert", "./nowhere", "--json").code == 4
 
 
+@pytest.mark.parametrize("as_path", [False, True], ids=["name", "path"])
+def test_a_name_that_would_lead_elsewhere_is_refused(
+    machine: Machine, unchanged: Path, as_path: bool
+) -> None:
+    (machine.home / "config.toml").write_text(
+        f'[models.fast]\nid = "{RANDOM}"\n[models.own]\npath = "/elsewhere"\n[models.plain]\nmax_tokens = 7\n'
+    )
+    for name, owner in (("tiny", "built-in"), ("fast", "config.toml"), ("own", "config.toml")):
+        output = str(unchanged / name) if as_path else name
+        # A model that is nowhere, too: the refusal comes before anything is looked for or pulled.
+        for model in (RANDOM, "org/nowhere"):
+            error = machine.mlxk("convert", model, "--output", output, "--json").error
+            assert error["type"] == "already_exists"
+            assert f"'{name}' is the name of" in error["message"]
+            assert owner in error["message"]
+
+
+def test_a_section_without_a_place_takes_no_name(machine: Machine, models: Path) -> None:
+    (machine.home / "config.toml").write_text(
+        f'[models.plain]\nmax_tokens = 7\n[models.there]\npath = "{models / "there"}"\n'
+    )
+    for name in ("plain", "there"):
+        result = machine.mlxk("convert", RANDOM, "--dtype", "float16", "--output", name)
+        assert result.code == 0, result.err
+
+
 def test_no_space_is_known_before_the_work(machine: Machine, unchanged: Path) -> None:
     machine.monkeypatch.setattr("mlxk.store.space.free_bytes", lambda _path: 1000)
     assert machine.mlxk("convert", RANDOM, "--json").error["type"] == "no_space"

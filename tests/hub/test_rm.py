@@ -139,6 +139,19 @@ def test_tiny_aliases_and_folders_of_the_configuration_are_refused(hub: Hub, mac
     assert "fast of config.toml will lead nowhere" in told.err
 
 
+def test_a_local_model_has_no_snapshots_to_name(hub: Hub, machine: Machine) -> None:
+    add_tiny_copy(machine.home, "me/mine")
+    add_tiny_copy(machine.home, "mlx-community/near")
+    for name, whole in (("me/mine", "me/mine"), ("near", "mlx-community/near")):
+        id = machine.mlxk("show", name, "--json").data["model"]["hash"]
+        for digits in (id, id[:4], "ffff"):
+            result = machine.mlxk("rm", f"{name}@{digits}", "--yes", "--json")
+            assert (result.code, result.error["type"]) == (1, "not_removable")
+            assert result.error["message"].endswith(f"To remove all of it: mlxk rm {whole}")
+    assert "comes with mlxk" in machine.mlxk("rm", "tiny@1a2b", "--yes", "--json").error["message"]
+    assert sorted(os.listdir(machine.home / "models")) == ["me", "mlx-community"]
+
+
 # --------------------------------------------------------------------------- links
 
 

@@ -113,6 +113,12 @@ def test_nothing_is_said_where_nothing_fits(server: Server) -> None:
     assert asked(server, "nonsense", "") == []
 
 
+def test_there_is_one_script_at_a_time(server: Server) -> None:
+    done = server.cli("completion", "bash", "zsh")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "extra argument (zsh)" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
 def test_the_script_is_right_for_its_shell(server: Server, name: str) -> None:
     path = shutil.which(name)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.process.client import Request
 from tests.process.conftest import StartServer
-from tests.process.watch import assert_nothing_left, until, workers_of
+from tests.process.watch import assert_nothing_left, press_again, until, workers_of
 from tests.server import add_fake_model, is_alive, wait_gone
 
 FOREVER = 1_000_000
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_kills_the_workers_and_leaves_at_once(home: Path, start:
     server.signal(signal.SIGINT)
     server.wait_for(lambda models: models["deaf"]["state"] == "stopping")
     began = time.monotonic()
-    server.signal(signal.SIGINT)
+    press_again(server.process)
     assert server.wait() == INTERRUPTED
     assert time.monotonic() - began < 1.5
     assert wait_gone(workers, 2) == []
@@ -143,7 +143,7 @@ def test_two_ctrl_c_during_a_drain_end_at_once(home: Path, start: StartServer) -
         until(lambda: not server.call("ping")["ready"])
         server.signal(signal.SIGINT)
         server.wait_for(lambda models: models["deaf"]["state"] == "stopping")
-        server.signal(signal.SIGINT)
+        press_again(server.process)
         assert server.wait(5) == INTERRUPTED
     assert wait_gone(workers, 2) == []
     assert_nothing_left(server)

@@ -16,7 +16,7 @@ import pytest
 
 from mlxk.config.instance import Instance
 from tests.process.conftest import StartServer
-from tests.process.watch import until
+from tests.process.watch import press_again, until
 from tests.server import add_fake_model, wait_gone
 
 INTERRUPTED = 130
@@ -124,7 +124,7 @@ def test_two_ctrl_c_during_the_start(home: Path, socket_root: Path) -> None:
         with running(home, *SERVE, "slow") as command:
             until(lambda name=file: (home / name).exists())  # type: ignore[misc]
             command.process.send_signal(signal.SIGINT)
-            command.process.send_signal(signal.SIGINT)
+            press_again(command.process)
             assert command.process.wait(10) == INTERRUPTED, command.log()
         assert "Traceback" not in command.log()
         assert_nothing_left(home, socket_root, before)

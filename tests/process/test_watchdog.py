@@ -11,7 +11,7 @@ import pytest
 
 from tests.process import stuck_front
 from tests.process.client import Request
-from tests.process.watch import assert_nothing_left, until, workers_of
+from tests.process.watch import assert_nothing_left, press_again, until, workers_of
 from tests.server import Server, add_fake_model, wait_gone
 
 INTERRUPTED = 130
@@ -66,8 +66,7 @@ def test_a_second_ctrl_c_ends_a_server_whose_loop_is_stuck_at_once(stuck: Server
     began = time.monotonic()
     stuck.signal(signal.SIGINT)
     stuck.signal(signal.SIGHUP)  # nobody can carry it out: it must not get in the way
-    time.sleep(0.05)  # two of one signal at the same moment are one, for the kernel
-    stuck.signal(signal.SIGINT)
+    press_again(stuck.process)
     assert stuck.wait(TIME_LIMIT_S) == INTERRUPTED
     assert time.monotonic() - began < TIME_LIMIT_S
     assert wait_gone(workers, 2) == []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from mlxk.supervisor.signals import ECHO_S
 from tests.server import Server, is_alive
 
 
@@ -43,6 +48,19 @@ def until(condition: Callable[[], object], timeout_s: float = 20.0) -> float:
         assert time.monotonic() - began < timeout_s, "it did not happen"
         time.sleep(0.01)
     return time.monotonic() - began
+
+
+def press_again(process: subprocess.Popen[Any]) -> None:
+    """A second Ctrl-C after the server's first one, later than what counts as the same one (`ECHO_S`)."""
+
+    def is_gone() -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ECHO_S)
+            return True
+        process.send_signal(signal.SIGINT)
+        return False
+
+    until(is_gone)
 
 
 def assert_nothing_left(server: Server) -> None:

@@ -190,7 +190,7 @@ class Arena:
                 return (130,)
             case "two Ctrl-C":
                 server.signal(signal.SIGINT)
-                time.sleep(0.2)
+                time.sleep(0.3)  # sooner it would be the same Ctrl-C once more
                 server.signal(signal.SIGINT)
                 return (130,)
             case "mlxk stop":

@@ -95,15 +95,11 @@ def check_cache() -> Iterator[Finding]:
 
 def _needed(settings: Settings) -> Iterator[Finding]:
     """Models that the configuration names and that cannot be used."""
-    from mlxk.cli.names import resolve_model
+    from mlxk.cli.names import unusable_names
 
-    names = dict.fromkeys([*settings.preloaded(), *settings.models])
-    for name in names:
-        try:
-            resolve_model(name, settings)
-        except CliError as error:
-            advice = "correct the name in the configuration, or pull the model"
-            yield problem("models", f"named in the configuration: {error.message}", advice, model=name)
+    for name, error in unusable_names(dict.fromkeys([*settings.preloaded(), *settings.models]), settings):
+        advice = "correct the name in the configuration, or pull the model"
+        yield problem("models", f"named in the configuration: {error.message}", advice, model=name)
 
 
 def _unknown_variables() -> Iterator[Finding]:

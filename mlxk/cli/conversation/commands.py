@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mlxk.cli.asked import RANGES, Wishes, checked_number
+from mlxk.cli.asked import DEFAULT_LENGTH, RANGES, Wishes, checked_number
 from mlxk.cli.conversation import saved
 from mlxk.cli.conversation.state import Conversation
 from mlxk.cli.errors import CliError
@@ -116,7 +116,7 @@ def _set(commands: Commands, argument: str) -> str:
         known = ", ".join([*RANGES, "stop", "system"])
         raise CliError("unknown_setting", f"there is no setting {name}; there are: {known}")
     if not value:
-        return f"{name}: {_shown(getattr(wishes, name))}"
+        return f"{name}: {_shown(wishes, name)}"
     if value == "default":
         setattr(wishes, name, getattr(Wishes(), name))
     elif name == "stop":
@@ -126,17 +126,20 @@ def _set(commands: Commands, argument: str) -> str:
             setattr(wishes, name, checked_number(name, value))
         except ValueError as error:
             raise CliError("invalid_setting", str(error)) from error
-    return f"{name}: {_shown(getattr(wishes, name))}"
+    return f"{name}: {_shown(wishes, name)}"
 
 
-def _shown(value: object) -> str:
+def _shown(wishes: Wishes, name: str) -> str:
+    value = getattr(wishes, name)
     if isinstance(value, tuple):
         return ", ".join(repr(one) for one in value) or "none"
-    return "the model's default" if value is None else str(value)
+    if value is None:
+        return DEFAULT_LENGTH if name == "max_tokens" else "the model's default"
+    return str(value)
 
 
 def _settings_text(wishes: Wishes) -> str:
-    return "\n".join(f"  {name:<12} {_shown(getattr(wishes, name))}" for name in [*RANGES, "stop"])
+    return "\n".join(f"  {name:<12} {_shown(wishes, name)}" for name in [*RANGES, "stop"])
 
 
 def _show(commands: Commands, argument: str) -> str:

@@ -35,7 +35,7 @@ def hold_conversation(model: str, wishes: Wishes, manner: Manner) -> None:
         server = stack.enter_context(ModelServer(model))
         reader.start()
         server.load()
-        talk.context_length = _context_length(server)
+        talk.context_length = server.context_length()
         reader.join()
         length = "" if talk.context_length is None else f", {talk.context_length} tokens of context"
         note(f"{printable(model)}{length}. /help lists the commands, Ctrl-D leaves.")
@@ -105,8 +105,11 @@ def _ask(question: str, talk: Conversation, server: ModelServer, manner: Manner,
 
 def _tell_what_is_left(talk: Conversation, reply: Reply) -> None:
     if reply.finish_reason == "length" and talk.wishes.max_tokens is None:
-        note("note: the answer ends here because the model's context is full; /clear begins anew")
-    elif talk.is_scarce:
+        if reply.fills(talk.context_length):
+            note("note: the answer ends here because the model's context is full; /clear begins anew")
+            return
+        note("note: the answer ends here at its longest; /set max_tokens N changes that")
+    if talk.is_scarce:
         left = f"{talk.left_tokens} of {talk.context_length} tokens of context are left"
         note(f"note: {left}; /clear begins anew")
 
@@ -116,11 +119,6 @@ def _with_advice(error: CliError, talk: Conversation) -> CliError:
         return error
     advice = "To go on, begin anew with /clear (/save NAME before it keeps what was said)."
     return CliError(error.type, f"{error.message} {advice}", error.details)
-
-
-def _context_length(server: ModelServer) -> int | None:
-    length = server.model_facts().get("context_length")
-    return length if isinstance(length, int) and length > 0 else None
 
 
 def _plain_stops() -> tuple[str, ...]:

@@ -52,9 +52,8 @@ class Conversation:
         content = reply.content if self.plain_stops is None else reply.content.strip()
         answer = Message("assistant", content, reply.reasoning, interrupted)
         self.messages += [Message("user", question), answer]
-        if reply.usage is not None:
-            counts = [reply.usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-            self.used_tokens = sum(count for count in counts if isinstance(count, int))
+        if reply.used_tokens is not None:
+            self.used_tokens = reply.used_tokens
 
     def clear(self) -> None:
         self.messages.clear()

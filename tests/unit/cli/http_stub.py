@@ -48,14 +48,16 @@ class Stub:
 
 
 @contextmanager
-def http_stub(pieces: Iterable[bytes], *, stay: bool = False) -> Iterator[Stub]:
+def http_stub(
+    pieces: Iterable[bytes], *, stay: bool = False, then: Iterable[bytes] | None = None
+) -> Iterator[Stub]:
     """Serves one request: writes `pieces` one by one, then closes the connection, or with `stay` waits until
-    the client has closed it."""
+    the client has closed it. `then`: what a second request gets; without it there is nobody any more."""
     stub = Stub()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.settimeout(20)
-        thread = threading.Thread(target=_serve_one, args=(listener, stub, pieces, stay))
+        thread = threading.Thread(target=_serve, args=(listener, stub, pieces, stay, then))
         thread.start()
         try:
             yield stub
@@ -70,6 +72,16 @@ def _poke(url: str) -> None:
     """Ends an accept that nobody will satisfy."""
     host, port = url.removeprefix("http://").split(":")
     socket.create_connection((host, int(port))).close()
+
+
+def _serve(
+    listener: socket.socket, stub: Stub, pieces: Iterable[bytes], stay: bool, then: Iterable[bytes] | None
+) -> None:
+    _serve_one(listener, stub, pieces, stay)
+    if then is not None:
+        _serve_one(listener, Stub(), then, False)
+    if stub.asked.is_set():
+        listener.close()
 
 
 def _serve_one(listener: socket.socket, stub: Stub, pieces: Iterable[bytes], stay: bool) -> None:
@@ -102,5 +114,5 @@ def _read_request(connection: socket.socket, stub: Stub) -> bool:
     stub.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     while len(body) < int(stub.headers.get("content-length", "0")):
         body += connection.recv(65536)
-    stub.body = json.loads(body)
+    stub.body = json.loads(body) if body else {}
     return True

@@ -75,7 +75,43 @@ def test_what_means_nothing_is_a_warning(mlxk_here, home, monkeypatch):
     assert "did you mean MLXK_PORT?" in warnings
     assert "the table of tny has no effect: no model of this name is installed" in warnings
     assert "the table of tin has no effect: the model is called tiny" in warnings
-    assert "warning: the table of tny" in mlxk_here("config", "check").err
+    place = f"{home / 'config.toml'}:1"
+    assert f"warning: {place}: the table of tny" in mlxk_here("config", "check").err
+
+
+def test_names_that_lead_to_no_model_are_warnings_with_their_line(mlxk_here, home, monkeypatch):
+    path = write(
+        home,
+        '[server]\npreload = ["nosuch", "tiny"]\n[models.far]\npinned = true\npath = "/nonexist"\n'
+        '[models.other]\nid = "absent"\n[models.tiny]\npinned = true\n',
+    )
+    result = mlxk_here("config", "check", "--json")
+    assert result.code == ExitCode.OK
+    preload, far, other = result.data["warnings"]
+    assert preload.startswith(f"{path}:2: ")
+    assert "nosuch" in preload
+    assert far.startswith(f"{path}:5: ")
+    assert "the folder /nonexist does not exist" in far
+    assert other.startswith(f"{path}:7: ")
+    assert "'absent', which is not installed" in other
+    assert "no mistake" not in mlxk_here("config", "check").out
+    monkeypatch.setenv("MLXK_PRELOAD", "gone")
+    assert mlxk_here("config", "check", "--json").data["warnings"][0].startswith("MLXK_PRELOAD: ")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [('"12"', "12GB"), ("12", "12GB"), ('"16MB"', "16GB"), ('"64MB"', None)]
+)
+def test_a_limit_that_has_room_for_no_model_is_a_warning(mlxk_here, home, written, meant):
+    path = write(home, f"[server]\nmax_memory = {written}\n")
+    result = mlxk_here("config", "check", "--json")
+    assert result.code == ExitCode.OK
+    if meant is None:
+        assert result.data["warnings"] == []
+    else:
+        [said] = result.data["warnings"]
+        assert said.startswith(f"{path}:2: max_memory is ")
+        assert said.endswith(f"did you mean {meant}?")
 
 
 def test_a_mistake_is_an_error_with_its_place(mlxk_here, home):

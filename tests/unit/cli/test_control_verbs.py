@@ -166,6 +166,12 @@ def test_restart_of_a_model(mlxk_with):
     assert seen == [("restart", {"models": ["tiny"], "now": False, "timeout_s": None})]
 
 
+def test_restart_of_a_model_tells_scripts_that_the_server_stayed(mlxk_with):
+    model = {"name": "tiny", "load_s": 0.4, "took_s": 0.42, "freed_bytes": 9, "seamless": True}
+    result, _ = mlxk_with("restart", "tiny", "--json", answer={"models": [model]})
+    assert result.data == {"models": [model], "server": None}
+
+
 def test_restart_says_when_there_was_no_room_for_two(mlxk_with):
     answer = {"models": [{"name": "tiny", "took_s": 2, "seamless": False, "freed_bytes": 100}]}
     result, seen = mlxk_with("restart", "--timeout", "5", "tiny", answer=answer)

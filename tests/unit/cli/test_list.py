@@ -75,9 +75,31 @@ def test_a_pattern_narrows_the_list(pattern, names, mlxk_here, broken_model):
 
 
 def test_an_empty_list_is_only_the_header(mlxk_here):
-    assert mlxk_here("list", "nothing").out.splitlines() == [
-        "NAME  ID  SIZE  MODIFIED  TYPE  CONTEXT  HEALTH"
-    ]
+    result = mlxk_here("list", "nothing*")
+    assert result.out.splitlines() == ["NAME  ID  SIZE  MODIFIED  TYPE  CONTEXT  HEALTH"]
+    assert (result.code, result.err) == (0, "no model matches 'nothing*'\n")
+    assert mlxk_here("list", "nothing*", "--json").err == ""
+
+
+def test_a_folder_that_is_not_there_has_no_id_and_no_time(mlxk_here, home):
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text('[models.bad]\npath = "/nonexist"\n')
+    bad = mlxk_here("list", "bad", "--json").data["models"][0]
+    assert (bad["hash"], bad["last_modified"], bad["health"]) == (None, None, "unhealthy")
+    assert bad["reason"] == (
+        "the folder /nonexist does not exist; correct its path in the configuration, or put the model there"
+    )
+    row = mlxk_here("list", "bad").out.splitlines()[1]
+    assert row.split()[:6] == ["bad", "-", "0", "B", "-", "-"]
+    assert mlxk_here("show", "bad").code == 0
+
+
+def test_without_config_json_there_is_no_id(mlxk_here, home):
+    copy_tiny(home / "models" / "headless")
+    (home / "models" / "headless" / "config.json").unlink()
+    [model] = mlxk_here("list", "headless", "--json").data["models"]
+    assert model["hash"] is None
+    assert model["last_modified"].endswith("Z")
 
 
 # ------------------------------------------------------------------------ terminals

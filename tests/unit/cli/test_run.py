@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -163,7 +164,14 @@ def test_an_error_before_the_first_token(run):
     body = b'{"error": {"message": "no such model; did you mean tiny?", "code": "model_not_found"}}'
     result, _ = run("tny", "x", pieces=answer("404 Not Found", body))
     assert (result.code, result.out) == (4, "")
-    assert result.err == "error: no such model; did you mean tiny? To install it: mlxk pull tny\n"
+    assert result.err == "error: no such model; did you mean tiny?\n"  # and no word of pulling the typo
+    result, _ = run("org/tny", "x", pieces=answer("404 Not Found", body))
+    assert result.err == "error: no such model; did you mean tiny? To install it: mlxk pull org/tny\n"
+
+
+def test_without_a_server_a_typo_is_not_offered_to_be_pulled(mlxk_here):
+    assert mlxk_here("run", "tinyy", "x").err == "error: There is no model 'tinyy' here. Did you mean tiny?\n"
+    assert mlxk_here("run", "zzz", "x").err.endswith(" To install it: mlxk pull zzz\n")
 
 
 def test_an_error_in_the_middle_leaves_what_came_and_a_fresh_line(run):
@@ -178,10 +186,31 @@ def test_a_connection_that_drops_is_an_error_with_an_envelope(run):
     assert result.error["type"] == "connection_lost"
 
 
-def test_a_full_context_is_mentioned_and_a_chosen_limit_is_not(run):
-    cut = stream([delta(content="Hi"), delta("length"), event("[DONE]")])
-    assert "context is full" in run("tiny", "x", pieces=cut)[0].err
-    assert run("tiny", "x", "--max-tokens", "1", pieces=cut)[0].err == ""
+CUT = stream([delta(content="Hi"), delta("length", USAGE), event("[DONE]")])
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"context_length": 5}, "because the model's context is full"),
+        ({"context_length": 6}, "at its longest; --max-tokens N changes that"),
+        ({"context_length": None}, "at its longest; --max-tokens N changes that"),
+        (None, "at its longest; --max-tokens N changes that"),  # the server has gone since
+    ],
+    ids=["full", "not full", "unknown", "gone"],
+)
+def test_why_a_reply_is_cut(mlxk_here, running_instance, how, facts, reason):
+    then = None if facts is None else answer("200 OK", json.dumps(facts).encode())
+    with http_stub(CUT, then=then) as stub:
+        running_instance(url=stub.url)
+        result = mlxk_here("run", "tiny", "x", *how)
+    assert (result.code, result.out) == (0, "Hi\n")
+    assert result.err == f"note: the reply ends here {reason}\n"
+
+
+def test_a_limit_that_was_chosen_is_not_mentioned(run):
+    assert run("tiny", "x", "--max-tokens", "1", pieces=CUT)[0].err == ""
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def change_index(model: Path, change: Callable[[dict[str, Any]], object]) -> Non
     (model / INDEX).write_text(json.dumps(index))
 
 
+def foreign_index(model: Path) -> None:
+    """The whole weights beside the index of a model in two shards."""
+    map_ = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / INDEX).write_text(json.dumps({"metadata": {"total_size": 8}, "weight_map": map_}))
+
+
 def dangle(path: Path) -> None:
     path.unlink()
     path.symlink_to("../../blobs/none")

@@ -19,6 +19,7 @@ from tests.unit.store.damage import (
     change_index,
     dangle,
     first,
+    foreign_index,
     hole,
     move_tensor_in_index,
     overlap,
@@ -136,8 +137,15 @@ SICK_WEIGHTS: dict[str, Sickness] = {
         "missing_shard",
         D,
         lambda m: ([one.unlink() for one in shard(m, 3)[:2]], (m / INDEX).unlink()),
-        "model-00001-of-00003.safetensors and 1 more of 3",
+        "model-00001-of-00003.safetensors and 1 more of 3 weight files are missing",
         PULL,
+    ),
+    "index of another model": Sickness(
+        "missing_shard",
+        D,
+        foreign_index,
+        "model-00001-of-00002.safetensors and 1 more of 2 weight files are missing",
+        INDEX_REPAIR,
     ),
     "dangling shard": Sickness(
         "partial_download", D, lambda m: dangle(shard(m)[1]), "is not in the cache: its download", PULL

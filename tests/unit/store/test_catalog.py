@@ -164,7 +164,7 @@ def test_an_alias_that_leads_nowhere_says_so(models: Any, tmp_path: Path) -> Non
         one.resolve("there")
     with pytest.raises(UnhealthyModelError, match="fits several: x/qwen-1, x/qwen-2"):
         one.resolve("vague")
-    with pytest.raises(UnhealthyModelError, match="there are no files"):
+    with pytest.raises(UnhealthyModelError, match="gone does not exist"):
         one.resolve("gone")
     assert "missing" not in names(one)
 

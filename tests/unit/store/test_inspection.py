@@ -40,7 +40,7 @@ def test_the_built_in_model_is_healthy_and_says_what_it_can() -> None:
 def test_a_missing_folder_is_a_reason(tmp_path: Path) -> None:
     reason = inspect_model(tmp_path / "nowhere").reason
     assert reason is not None
-    assert "there are no files" in reason
+    assert "nowhere does not exist" in reason
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,20 @@ async def test_five_deaths_fail_the_model_and_an_explicit_load_forgives(
 
 
 @in_loop
+async def test_an_explicit_load_is_nobodys_request() -> None:
+    async with on_stage() as stage:
+        explicit = asyncio.create_task(stage.pool.ensure_loaded(ref("a")))
+        worker = await stage.until_worker(1)
+        assert (stage.pool.queued("a"), stage.pool.queued_requests("a")) == (1, 0)
+        asked = stage.ask("a")
+        await stage.until(lambda: stage.pool.queued("a") == 2)
+        assert stage.pool.queued_requests("a") == 1
+        worker.become_ready()
+        await asked
+        await explicit
+
+
+@in_loop
 async def test_a_stuck_worker_is_ordered_to_be_killed() -> None:
     async with on_stage() as stage:
         worker = await stage.load("a")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlxk.cli.asked import Wishes
+from mlxk.cli import run
+from mlxk.cli.asked import DEFAULT_LENGTH, Wishes
 from mlxk.cli.conversation.commands import COMMANDS, Commands, LeaveError
 from mlxk.cli.conversation.lines import is_open_block, without_block_marks
 from mlxk.cli.conversation.state import Conversation
@@ -50,6 +51,15 @@ def test_help_names_every_command_within_80_columns(commands: Commands) -> None:
     assert all(one.name in text for one in COMMANDS)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert text.isascii()
+
+
+def test_what_nobody_set_is_said_as_the_options_of_run_say_it(commands: Commands) -> None:
+    (option,) = (one for one in run.command.params if one.name == "max_tokens")
+    assert f"[default: {DEFAULT_LENGTH}]" in option.help  # type: ignore[attr-defined]
+    for asked in ("/set max_tokens", "/set max_tokens default"):
+        assert commands.handle(asked) == f"max_tokens: {DEFAULT_LENGTH}"
+    for page in ("/set", "/show"):
+        assert f"  max_tokens   {DEFAULT_LENGTH}\n" in (commands.handle(page) or "")
 
 
 @pytest.mark.parametrize(
