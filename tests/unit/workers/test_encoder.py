@@ -56,6 +56,19 @@ def test_the_ids_are_those_of_the_wrapper(kind: str, special: bool) -> None:
         assert made.encode(text, add_special=special) == ids(wrapper(kind), text, special=special), text
 
 
+@pytest.mark.parametrize("kind", DIRECT)
+def test_what_an_earlier_call_left_in_the_backend_does_not_count(kind: str) -> None:
+    """transformers writes each call's truncation, padding and treatment of specials into the one backend."""
+    used = new_wrapper(kind)
+    backend = used._tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    backend.enable_padding(length=16)
+    backend.encode_special_tokens = not used.split_special_tokens
+    made = Encoder(used)
+    for text in TEXTS:
+        assert made.encode(text, add_special=True) == ids(wrapper(kind), text, special=True), text
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=30)
 @given(text=ANY_TEXT, special=st.booleans())
