@@ -1,7 +1,8 @@
 """CPU time of the front per token, with and without the metrics: `python -m bench.front`.
 
 From a worker's frame to the bytes of an event stream: decoding, mailbox, reader, frames. Without sockets,
-which cost more. Both ways alternate in one process, so that what else the machine does hits them alike.
+which cost more (`bench.front_trees` has them). Both ways alternate in one process, so that what else the
+machine does hits them alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import zmq
 
 from mlxk.api.sse import StreamWriter
 from mlxk.api.translate import plan_chat
+from mlxk.api.wire import Turn
 from mlxk.config.settings import Settings
 from mlxk.supervisor.mailbox import Mailbox
 from mlxk.supervisor.meters import GenerationMeter, ModelMeter
@@ -36,14 +38,20 @@ ROUNDS = 15
 STREAMS, STEPS = 16, 500
 
 
-async def _read(mailbox: Mailbox) -> int:
-    plan = plan_chat(
-        {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}, Settings()
-    )
-    writer, size = StreamWriter(plan, "m", 0), 0
-    while not writer.done:
-        size += len(writer.write([(0, await mailbox.take())]))
-    return size
+class _Reader:
+    """A stream without a connection: what `Middle` does."""
+
+    def __init__(self, mailbox: Mailbox, turn: Turn) -> None:
+        plan = plan_chat(
+            {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}, Settings()
+        )
+        self._mailbox = mailbox
+        self.writer = StreamWriter(plan, "m", 0)
+        self.size = 0
+        mailbox.listen(lambda: turn.add(self._flush))
+
+    def _flush(self, now: float) -> None:
+        self.size += len(self.writer.write([(0, self._mailbox.take_now())]))
 
 
 def _frames() -> list[bytes]:
@@ -57,17 +65,17 @@ def _frames() -> list[bytes]:
 async def _round(board: Switchboard, frames: list[bytes], *, counted: bool) -> float:
     """Microseconds of CPU per token."""
     model = ModelMeter()
-    readers = []
+    readers, turn = [], Turn()
     for number in range(STREAMS):
         mailbox = Mailbox(GenerationMeter(model) if counted else None)
         board.open("w1", f"{number:016x}", mailbox)
-        readers.append(asyncio.create_task(_read(mailbox)))
+        readers.append(_Reader(mailbox, turn))
     began = time.process_time()
     for frame in frames:
         board._on_frame("w1", frame)
         await asyncio.sleep(0)  # the readers' turn, as after each frame of a worker
-    await asyncio.gather(*readers)
     took_s = time.process_time() - began
+    assert all(reader.writer.done for reader in readers)
     assert model.generated_tokens == (STREAMS * STEPS if counted else 0)
     return took_s / (STREAMS * STEPS) * 1e6
 

@@ -1,4 +1,5 @@
-"""How quickly things begin and end, and what is left: stops, Ctrl-C, kill -9, disconnects, loads, idling.
+"""How quickly things end, and what is left: stops, Ctrl-C, kill -9, disconnects, idling. (Starts and loads
+are the scene (f) of `script/bench`.)
 
     python -m bench.lifecycle [--rounds 5] [--out bench/results]
 
@@ -19,8 +20,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import scenes
-from bench.scenes import IDLE_S, MIDDLE, MODELS, REQUESTS, Values
+from bench import lifecycle_scenes as scenes
+from bench.lifecycle_scenes import IDLE_S, MODELS, REQUESTS, Values
 from mlxk import __version__
 
 TINY = MODELS[0]
@@ -38,8 +39,8 @@ class Figure:
     """In `unit`; at most this."""
 
 
-SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 1.0, "×": 1.0}
-"""Raw figures are seconds, bytes, percent and ratios."""
+SCALE = {"ms": 1e3, "s": 1.0, "MB": 1e-6, "%": 1.0}
+"""Raw figures are seconds, bytes and percent."""
 SOCKET = "from the order on the control socket to its answer, which comes after the reap"
 THREE = "three copies of tiny in three processes, each with a running stream, and a warm spare"
 FIGURES = (
@@ -86,48 +87,6 @@ FIGURES = (
         "tiny with one stream; from the client's shutdown(2) of its socket to `in_flight` 0 in an answer to "
         "`ps`, asked without a pause",
         100,
-    ),
-    *(
-        Figure(
-            f"load_{model}_{kind}",
-            f"cold load of {name}, {shown} spare",
-            "ms",
-            f"`load` on the control socket to its answer, {detail}; files in the page cache",
-        )
-        for model, name in ((TINY, "tiny (0.9 M parameters)"), (MIDDLE, "a random model (38 M, bf16)"))
-        for kind, shown, detail in (
-            ("spare", "with a", "the spare warm"),
-            ("no_spare", "without a", "--spare off: a process is started and imports mlx_lm"),
-        )
-    ),
-    *(
-        Figure(
-            f"load_{model}_mlx_lm",
-            f"mlx_lm.load of {name} in a warm process",
-            "ms",
-            "one process that has loaded it once before, load after load",
-        )
-        for model, name in ((TINY, "tiny"), (MIDDLE, "the random model"))
-    ),
-    *(
-        Figure(
-            f"load_{model}_first",
-            f"mlx_lm.load of {name}, the first load of a process",
-            "ms",
-            "one process a round that has imported mlx_lm, as a warm spare has",
-        )
-        for model, name in ((TINY, "tiny"), (MIDDLE, "the random model"))
-    ),
-    *(
-        Figure(
-            f"load_{model}_ratio{key}",
-            f"{name}: cold load with a spare to mlx_lm.load, {shown}",
-            "×",
-            "ratio of the two of each round",
-            1.3,
-        )
-        for model, name in ((TINY, "tiny"), (MIDDLE, "the random model"))
-        for key, shown in (("_first", "first load"), ("", "repeated"))
     ),
     Figure(
         "stop_worker_held",
@@ -195,32 +154,12 @@ def measure(rounds: int, say: Callable[[str], None]) -> dict[str, list[float]]:
             add(scenes.front_memory(home))
             with scenes.serving(home) as server:
                 add(scenes.stop(server))
-                for model in (TINY, MIDDLE):
-                    add(_load(server, home, model))
                 add(scenes.memory_returned(server))
                 server.call("load", {"models": [TINY]})
                 add(scenes.disconnect(server))
                 add(scenes.idle_cpu(server))
-            with scenes.serving(home, spare=False) as server:
-                for model in (TINY, MIDDLE):
-                    add(scenes.cold_load(server, model, spare=False))
             say(f"round {number + 1} of {rounds}: {time.monotonic() - began:.0f} s")
     return dict(found)
-
-
-def _load(server: scenes.Server, home: Path, model: str) -> Values:
-    """Ours and mlx_lm's right after each other: both meet the same machine."""
-    values = scenes.cold_load(server, model, spare=True)
-    (ours,) = values.values()
-    path = scenes.path_of(home, model)
-    repeated, first = statistics.median(scenes.warm_process_loads(path, 5)), scenes.first_load(path)
-    return {
-        **values,
-        f"load_{model}_mlx_lm": repeated,
-        f"load_{model}_first": first,
-        f"load_{model}_ratio": ours / repeated,
-        f"load_{model}_ratio_first": ours / first,
-    }
 
 
 def table(found: dict[str, list[float]]) -> str:

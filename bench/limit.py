@@ -1,47 +1,93 @@
-"""The limit: mlx_lm's BatchGenerator in one process with no server, fed like the servers are.
+"""The limit: mlx_lm's BatchGenerator in one process with no server, fed with the servers' arrivals.
 
-    python -m bench.limit MODEL_FOLDER --streams 8 --requests 48 --max-tokens 64
+The same prompts, parameters and number of running requests, the next one as soon as one ends; but no
+sockets, no text, no prefix cache, and prompts that are encoded before the clock starts. What a server adds to
+this is overhead. It is as strong as it honestly can be: all running requests fit into one batch, a whole
+prompt is prefilled in one chunk, all that arrive together are prefilled together, and requests that sample
+alike share one sampler. (A server that finds a prefix in its cache can pass it: the bench's prompts differ
+from their start.)
 
-Same prompts, same number of running sequences, a new one as soon as one ends; no sockets, no text, no prefix
-cache. What a server adds to this is overhead.
+It speaks JSON lines on its standard streams: `Limit` is the other end.
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import json
+import os
+import subprocess
+import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from mlx_lm import load
-from mlx_lm.generate import BatchGenerator
+import msgspec
 
-from bench.load_client import PROMPTS, Report, Stream, summarize
+from bench.client import Flow, Stream
 
-
-def run(folder: str, streams: int, requests: int, max_tokens: int) -> Report:
-    model, tokenizer = load(folder)
-    prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
-        for text in PROMPTS
-    ]
-    measure(model, tokenizer, prompts, 2, 4, max_tokens)  # compile and warm up
-    return measure(model, tokenizer, prompts, streams, requests, max_tokens)
+_SAMPLING = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+DEFAULT_MAX_TOKENS = 512
 
 
-def measure(model, tokenizer, prompts, streams: int, requests: int, max_tokens: int) -> Report:  # type: ignore[no-untyped-def]
+class Limit:
+    """The process that holds the models. A context manager."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        command = [sys.executable, "-P", "-m", "bench.limit", *map(str, folders)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Limit:
+        self._line()  # loaded
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(20)
+
+    def flow(self, folder: Path, bodies: Sequence[dict[str, Any]], streams: int) -> Flow:
+        assert self._process.stdin
+        order = {"folder": str(folder), "bodies": list(bodies), "streams": streams}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+        return msgspec.json.decode(self._line(), type=Flow)
+
+    def _line(self) -> bytes:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the limit's process ended with {self._process.wait()}")
+        return line
+
+
+def feed(model: Any, tokenizer: Any, bodies: Sequence[dict[str, Any]], streams: int) -> Flow:
+    """All of them through one BatchGenerator, `streams` at a time."""
+    from mlx_lm.generate import BatchGenerator
+
+    shared = _shared_samplers()
+    waiting = [(_encode(tokenizer, body), body, shared(body)) for body in reversed(bodies)]
     generator = BatchGenerator(
-        model, stop_tokens=[[t] for t in tokenizer.eos_token_ids], completion_batch_size=max(streams, 8)
+        model,
+        stop_tokens=[[token] for token in tokenizer.eos_token_ids],
+        completion_batch_size=streams,
+        prefill_batch_size=streams,
+        prefill_step_size=8192,
     )
     running: dict[int, Stream] = {}
     done: list[Stream] = []
-    asked = 0
-    began = time.perf_counter()
-    while len(done) < requests:
-        while asked < requests and len(running) < streams:
-            (uid,) = generator.insert([list(prompts[asked % len(prompts)])], [max_tokens])
-            running[uid] = Stream(time.perf_counter())
-            asked += 1
+    gc.collect()
+    gc.freeze()
+    began, cpu = time.perf_counter(), time.process_time()
+    while waiting or running:
+        while waiting and len(running) < streams:
+            prompt, body, sampler = waiting.pop()
+            arrived = time.perf_counter()
+            (uid,) = generator.insert(
+                [prompt], [body.get("max_tokens", DEFAULT_MAX_TOKENS)], samplers=[sampler]
+            )
+            running[uid] = Stream(arrived)
         _, responses = generator.next()
         now = time.perf_counter()
         for response in responses:
@@ -49,23 +95,45 @@ def measure(model, tokenizer, prompts, streams: int, requests: int, max_tokens: 
             stream.tokens += 1
             stream.arrivals.append(now)
             if response.finish_reason:
-                stream.finished = True
+                stream.finished, stream.ended = True, now
                 done.append(running.pop(response.uid))
-    wall_s = time.perf_counter() - began
+    flow = Flow(done, time.perf_counter() - began, time.process_time() - cpu)
     generator.close()
-    return summarize(done, wall_s)
+    return flow
+
+
+def _encode(tokenizer: Any, body: dict[str, Any]) -> list[int]:
+    return list(tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True))
+
+
+def _shared_samplers() -> Callable[[dict[str, Any]], Any]:
+    """One sampler object per kind of sampling: a batch that shares one samples in one call."""
+    from mlx_lm.sample_utils import make_sampler
+
+    made: dict[tuple[float, ...], Any] = {}
+
+    def sampler(body: dict[str, Any]) -> Any:
+        key = tuple(float(body.get(name, default)) for name, default in _SAMPLING.items())
+        if key not in made:
+            temperature, top_p, top_k, min_p = key
+            made[key] = make_sampler(temp=temperature, top_p=top_p, top_k=int(top_k), min_p=min_p)
+        return made[key]
+
+    return sampler
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder")
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--requests", type=int, default=48)
-    parser.add_argument("--max-tokens", type=int, default=64)
-    a = parser.parse_args()
-    print(json.dumps(asdict(run(a.folder, a.streams, a.requests, a.max_tokens))))
+    from mlx_lm import load
+
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print is not an answer
+    models = {folder: load(folder)[:2] for folder in sys.argv[1:]}
+    answers.write(b"ready\n")
+    for line in sys.stdin:
+        order = json.loads(line)
+        model, tokenizer = models[order["folder"]]
+        found = feed(model, tokenizer, order["bodies"], order["streams"])
+        answers.write(msgspec.json.encode(found) + b"\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import scenes
+from bench import lifecycle_scenes as scenes
 from bench.lifecycle import FIGURES, table
 
 

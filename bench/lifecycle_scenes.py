@@ -10,8 +10,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,7 +21,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from mlxk.store.builtin import builtin_path
+from bench.models import larger_model
 from mlxk.supervisor.control_client import ControlClient
 from mlxk.supervisor.memory import process_bytes
 from tests.e2e.prompts import END_TOKENS
@@ -32,55 +30,18 @@ from tests.server import Server, add_tiny_copy, is_alive
 
 MODELS = ("tiny", "tiny-b", "tiny-c")
 MIDDLE = "middle"
-"""Random weights, made here: 12 layers of width 512, about 38 M parameters."""
+"""`models.larger_model`: random weights, about 38 M parameters."""
 IDLE_S = 10.0
 REQUESTS = 200
 WAIT_S = 60.0
 Values = dict[str, float]
 
-_WARM_LOADS = """
-import json, sys, time
-from mlx_lm import load
-load(sys.argv[1])
-for _ in range(int(sys.argv[2])):
-    began = time.perf_counter()
-    load(sys.argv[1])
-    print(time.perf_counter() - began)
-"""
-_FIRST_LOAD = """
-import sys, time
-from mlx_lm import load
-began = time.perf_counter()
-load(sys.argv[1])
-print(time.perf_counter() - began)
-"""
-_MAKE_MIDDLE = """
-import json, sys
-from pathlib import Path
-import mlx.core as mx
-from mlx.utils import tree_flatten
-from mlx_lm.models import llama
-folder = Path(sys.argv[1])
-old = json.loads((folder / "config.json").read_text())
-config = dict(model_type="llama", hidden_size=512, num_hidden_layers=12, intermediate_size=1376,
-    num_attention_heads=8, num_key_value_heads=8, rms_norm_eps=1e-6, tie_word_embeddings=True,
-    max_position_embeddings=8192, vocab_size=old["vocab_size"], eos_token_id=old["eos_token_id"])
-(folder / "config.json").write_text(json.dumps(config))
-model = llama.Model(llama.ModelArgs.from_dict(config))
-weights = {name: value.astype(mx.bfloat16) for name, value in tree_flatten(model.parameters())}
-mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-"""
-
 
 def make_home(home: Path) -> None:
     """Copies of the built-in model, and the middle one."""
-    for name in (*MODELS[1:], MIDDLE):
+    for name in MODELS[1:]:
         add_tiny_copy(home, name)
-    subprocess.run([sys.executable, "-c", _MAKE_MIDDLE, str(home / "models" / MIDDLE)], check=True)
-
-
-def path_of(home: Path, model: str) -> Path:
-    return builtin_path() if model == MODELS[0] else home / "models" / model
+    (home / "models" / MIDDLE).symlink_to(larger_model())
 
 
 @contextmanager
@@ -248,30 +209,6 @@ def disconnect(server: Server) -> Values:
             if not next(model["in_flight"] for model in models if model["name"] == MODELS[0]):
                 return {"disconnect_to_free": now - left_at}
             assert now - left_at < WAIT_S, "the slot stays taken"
-
-
-def cold_load(server: Server, model: str, *, spare: bool) -> Values:
-    """`mlxk load`, as the control socket's client sees it."""
-    if spare:
-        wait_for_spare(server)
-    began = time.perf_counter()
-    server.call("load", {"models": [model]})
-    took_s = time.perf_counter() - began
-    server.call("stop", {"models": [model]})
-    return {f"load_{model}_{'spare' if spare else 'no_spare'}": took_s}
-
-
-def warm_process_loads(folder: Path, rounds: int) -> list[float]:
-    """`mlx_lm.load` in a process that has imported everything and has loaded the model once."""
-    command = [sys.executable, "-c", _WARM_LOADS, str(folder), str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [float(line) for line in done.stdout.split()]
-
-
-def first_load(folder: Path) -> float:
-    """`mlx_lm.load` in a process that has imported mlx_lm and has loaded nothing, as a warm spare is."""
-    command = [sys.executable, "-c", _FIRST_LOAD, str(folder)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def memory_returned(server: Server) -> Values:
