@@ -1,4 +1,4 @@
-"""Every use of mlx_lm's less public parts, in one place.
+"""mlx_lm's less public parts: loading, the batch, markers in text. Its KV caches are in `kv_caches.py`.
 
 mlx_lm promises only load, convert, generate, stream_generate and batch_generate; the rest has moved
 between releases (docs/decisions/0003-mlx-lm-adapter.md). `tests/unit/workers/test_mlx_lm_signatures.py`
@@ -7,29 +7,24 @@ fails when one of these moves. All functions here are called by the engine threa
 
 from __future__ import annotations
 
-import copy
-import inspect
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator, StopSequences, TextStateMachine, make_text_state_machine
-from mlx_lm.models.cache import (
-    ArraysCache,
-    CacheList,
-    ChunkedKVCache,
-    can_trim_prompt_cache,
-    make_prompt_cache,
-    trim_prompt_cache,
-)
+from mlx_lm.generate import StopSequences, TextStateMachine, make_text_state_machine
 from mlx_lm.utils import load_model, load_tokenizer
+
+from mlxk.workers.batch_steps import StepGenerator, computes_ahead
+from mlxk.workers.kv_caches import has_untrimmable_cache, knows_padding
 
 EVAL_CHUNK_BYTES = 256 * 1024 * 1024
 """Weights are read in pieces of this size, so that a load shows progress and can be ended."""
+
+BUSY_PREFILL_CHUNKS = 4
+"""While something decodes, a step prefills at most so many chunks' tokens of all prompts together."""
 
 Sampler = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
@@ -95,95 +90,6 @@ def working_set_bytes() -> int | None:
     return int(mx.device_info()["max_recommended_working_set_size"])
 
 
-def is_batchable(model: Any) -> bool:
-    """All of the model's caches can be merged into a batch (ChunkedKVCache and others cannot)."""
-    return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
-
-
-def knows_padding(model: Any) -> bool:
-    """Prompts of different lengths may be prefilled together.
-
-    A state-space layer must look where each row ends (`ArraysCache.lengths`), or the padding of the shorter
-    prompts goes into their state. Several of mlx_lm's do not look: mamba, jamba, rwkv7, recurrent_gemma, …
-    """
-    if not any(isinstance(layer, ArraysCache) for layer in _leaves(make_prompt_cache(model))):
-        return True
-    return any("lengths" in _source(type(module).__module__) for module in model.modules())
-
-
-def _source(module_name: str) -> str:
-    try:
-        return inspect.getsource(sys.modules[module_name])
-    except (KeyError, OSError, TypeError):  # a model's own code may come without its source
-        return ""
-
-
-# ----------------------------------------------------------------------- KV caches
-
-
-def new_cache(model: Any) -> list[Any]:
-    """Empty KV caches, one for each layer, of the kinds that the model asks for."""
-    return list(make_prompt_cache(model))
-
-
-class KVCacheOps:
-    """`prefix_cache.CacheOps` for mlx_lm's cache objects."""
-
-    def is_trimmable(self, cache: list[Any]) -> bool:
-        # ChunkedKVCache says that it can be trimmed, but it forgets its front while it grows.
-        chunked = any(isinstance(layer, ChunkedKVCache) for layer in _leaves(cache))
-        return not chunked and bool(can_trim_prompt_cache(cache))
-
-    def trimmed(self, cache: list[Any], drop_tokens: int) -> list[Any]:
-        copied = [_shallow_copy(layer) for layer in cache]
-        trim_prompt_cache(copied, drop_tokens)
-        return copied
-
-    def nbytes(self, cache: list[Any]) -> int:
-        return sum(layer.nbytes for layer in cache)
-
-
-def _shallow_copy(layer: Any) -> Any:
-    """A cache object of its own over the same arrays. Trimming moves offsets and writes to no array."""
-    copied = copy.copy(layer)
-    if isinstance(layer, CacheList):
-        copied.caches = type(layer.caches)(_shallow_copy(inner) for inner in layer.caches)
-    return copied
-
-
-def detach(cache: list[Any]) -> list[Any]:
-    """Evaluate an extracted cache, so that it no longer pins the whole batch's buffers."""
-    for layer in cache:
-        _own_arrays(layer)
-    mx.eval([layer.state for layer in cache])
-    return cache
-
-
-def _own_arrays(layer: Any) -> None:
-    """Replace slices by copies where mlx_lm's extract leaves slices (ArraysCache): a slice is a view."""
-    if isinstance(layer, CacheList):
-        for inner in layer.caches:
-            _own_arrays(inner)
-    elif isinstance(getattr(layer, "cache", None), list):
-        layer.cache = [None if a is None else mx.add(a, mx.zeros((), a.dtype)) for a in layer.cache]
-
-
-def has_untrimmable_cache(model: Any) -> bool:
-    """Some layers' caches cannot be cut back (state-space, chunked), or not once full (rotating)."""
-    return any(
-        "max_size" in vars(layer) or isinstance(layer, ChunkedKVCache) or not layer.is_trimmable()
-        for layer in _leaves(make_prompt_cache(model))
-    )
-
-
-def _leaves(cache: Iterable[Any]) -> Iterable[Any]:
-    for layer in cache:
-        if isinstance(layer, CacheList):
-            yield from _leaves(layer.caches)
-        else:
-            yield layer
-
-
 # --------------------------------------------------------------------------- batch
 
 
@@ -192,7 +98,8 @@ class BatchToken:
     uid: int
     token: int
     logprobs: mx.array
-    """(vocabulary,) after processors and before temperature, normalized, computed; in the model's type."""
+    """(vocabulary,) after processors and before temperature, normalized; in the model's type. Reading it
+    waits for no step."""
     finish: str | None
     """None, "stop" (`token` is one of the stop ids) or "length"."""
     cache: list[Any] | None
@@ -213,16 +120,26 @@ class Batch:
     """mlx_lm's continuous batching, narrowed to what the engine uses."""
 
     def __init__(
-        self, model: Any, *, max_sequences: int, prefill_chunk: int, busy_prefill_chunk: int
+        self,
+        model: Any,
+        *,
+        max_sequences: int,
+        prefill_chunk: int,
+        busy_prefill_chunk: int,
+        ahead: bool | None = None,
     ) -> None:
-        self._generator = BatchGenerator(
+        """`ahead`: whether a step begins before the tokens of the last are handed out; None: as suits the
+        device."""
+        self._generator = StepGenerator(
             model,
             completion_batch_size=max_sequences,
             prefill_batch_size=min(8, max_sequences) if knows_padding(model) else 1,
-            prefill_step_size=prefill_chunk,
+            prefill_chunk=prefill_chunk,
+            busy_prefill_chunk=busy_prefill_chunk,
+            busy_prefill_tokens=BUSY_PREFILL_CHUNKS * busy_prefill_chunk,
+            pauses_before_decoding=has_untrimmable_cache(model),
+            ahead=computes_ahead() if ahead is None else ahead,
         )
-        self._prefill_chunk = prefill_chunk
-        self._busy_prefill_chunk = busy_prefill_chunk
         self._stops: dict[frozenset[int], StopSequences] = {}
 
     def insert(
@@ -252,14 +169,11 @@ class Batch:
         return int(uid)
 
     def step(self) -> tuple[list[BatchToken], list[BatchProgress]]:
-        """One decode step for all, then at most one prefill chunk.
+        """At most one prefill chunk, then one decode step for all: also for the prompts that it completes.
 
         While something decodes the chunk is small: a long prompt must not stall the others.
         """
-        generator = self._generator
-        decoding = len(generator._generation_batch) > 0
-        generator.prefill_step_size = self._busy_prefill_chunk if decoding else self._prefill_chunk
-        prompts, tokens = generator.next()
+        prompts, tokens = self._generator.next()
         return (
             [
                 BatchToken(r.uid, r.token, r.logprobs, r.finish_reason, r.prompt_cache, r.all_tokens)
@@ -315,6 +229,12 @@ class MarkerMachine:
 
     def state(self, name: str) -> Any:
         return self._machine.make_state(name)
+
+    def leaves_whole(self, state: Any, text: str) -> bool:
+        """No marker is under way and none begins in `text`: `split` would return it as it is."""
+        name, node, states, held = state
+        root = states[name][0]
+        return not held and node is root and root.keys().isdisjoint(text)
 
     def split(self, state: Any, text: str) -> tuple[Any, list[tuple[str, str]]]:
         """The state after `text`, and its parts with the name of the state that each is in."""

@@ -19,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import mlx.core as mx  # noqa: E402  (the environment above must be set before these imports)
 
 from mlxk.store.builtin import builtin_path  # noqa: E402
+from mlxk.workers import kv_caches  # noqa: E402
 from mlxk.workers import mlx_adapter as adapter  # noqa: E402
 from mlxk.workers.engine import ProgressCallback  # noqa: E402
 from mlxk.workers.logprobs import TracedPipeline, measure  # noqa: E402
@@ -54,6 +55,7 @@ from mlxk.workers.sampling import Samplers  # noqa: E402
 from mlxk.workers.sequence_maker import SequenceMaker  # noqa: E402
 from mlxk.workers.sequences import Sequence, ending  # noqa: E402
 from mlxk.workers.serial_batch import SerialBatch  # noqa: E402
+from mlxk.workers.shared_prefills import SharedPrefills  # noqa: E402
 from mlxk.workers.vocabulary import Vocabulary  # noqa: E402
 
 log = logging.getLogger("mlxk.worker")
@@ -103,12 +105,12 @@ class MlxEngine:
         self._model, self._tokenizer = found.model, found.tokenizer
         self._vocab_size = vocab_size(found.config, found.tokenizer)
         self._context = context_length(Path(spec.path), found.config, spec.context_length)
-        self._untrimmable = adapter.has_untrimmable_cache(found.model)
+        self._untrimmable = kv_caches.has_untrimmable_cache(found.model)
         self._prefill_chunk = int(spec.options.get("prefill_chunk", PREFILL_CHUNK))
         self._busy_prefill_chunk = int(spec.options.get("busy_prefill_chunk", BUSY_PREFILL_CHUNK))
         self._max_batch = int(spec.options.get("max_batch", 64))
         self._memory_bytes = spec.memory_bytes
-        self._prefixes = PrefixCache(spec.cache_bytes, adapter.KVCacheOps())
+        self._prefixes = PrefixCache(spec.cache_bytes, kv_caches.KVCacheOps())
         self._prompts = PromptBuilder(
             found.tokenizer,
             self._vocab_size,
@@ -125,8 +127,10 @@ class MlxEngine:
             Samplers(self._vocab_size, generation_config(Path(spec.path))),
             vocab_size=self._vocab_size,
             context_length=self._context,
+            checkpoint_distance=self._prefill_chunk if self._untrimmable else None,
         )
         self._running.open(self._new_batch, self._maker.controls, self._prefixes)
+        self._shared = SharedPrefills(self._running, self._prefixes, untrimmable=self._untrimmable)
         self._note_memory()
         return Loaded(
             context_length=self._context,
@@ -188,12 +192,30 @@ class MlxEngine:
             raise fault(FaultCode.INTERNAL, f"The request id {request.id} is in use.")
         prompt = prepared or self.prepare(request)
         sequence = self._maker.sequence(request, prompt)
-        match = self._prefixes.fetch(prompt.tokens)
+        if self._shared.holds(sequence):
+            return []
+        started = self._start(sequence)
+        self._note_memory()
+        return [started]
+
+    def _start(self, sequence: Sequence) -> Started:
+        match = self._prefixes.fetch(sequence.key)
         sequence.cached = match.n_tokens
         self._running.insert(sequence, match.cache, match.n_tokens)
-        self._prompt_tokens += len(prompt.tokens)
-        self._note_memory()
-        return [Started(request.id, len(prompt.tokens), match.n_tokens, sequence.max_tokens)]
+        n_prompt = len(sequence.prompt.tokens)
+        self._prompt_tokens += n_prompt
+        return Started(sequence.request.id, n_prompt, match.n_tokens, sequence.max_tokens)
+
+    def _start_released(self) -> list[FromWorker]:
+        """Those that have waited for another's prefill, and need not any more."""
+        out: list[FromWorker] = []
+        for sequence in self._shared.released():
+            try:
+                if not self._shared.holds(sequence):
+                    out.append(self._start(sequence))
+            except Exception as error:
+                out.append(self._fail(sequence, error))
+        return out
 
     def tokenize(self, request: Tokenize) -> Tokenized:
         return self._vocabulary.tokenize(request)
@@ -207,8 +229,9 @@ class MlxEngine:
             return []
         self._running.dismiss(sequence)
         ended = self._end(sequence, FinishReason.ABORT, None)
+        released = self._start_released()
         self._note_memory()
-        return [ended]
+        return [ended, *released]
 
     def step(self) -> list[FromWorker]:
         self._step_began = time.monotonic()
@@ -218,8 +241,6 @@ class MlxEngine:
             except Exception as error:
                 return self._recover(error)
             out: list[FromWorker] = []
-            for report in progress:
-                self._on_progress(report, out)
             deltas: list[Delta] = []
             for token in tokens:
                 sequence = self._running.by_uid.get(token.uid)
@@ -229,9 +250,11 @@ class MlxEngine:
                     self._on_token(sequence, token, deltas, out)
                 except Exception as error:
                     out.append(self._fail(sequence, error))
+            for report in progress:
+                self._on_progress(report, out)
             if deltas:
                 out.insert(0, Deltas(deltas))
-            return out
+            return out + self._start_released()
         finally:
             self._steps += 1
             self._step_began = None
@@ -244,9 +267,10 @@ class MlxEngine:
         sequence = self._running.by_uid.get(report.uid)
         if sequence is None:
             return
+        sequence.computed = len(sequence.tokens) - report.total + report.done
         if report.at_boundary and self._untrimmable and self._prefixes.max_bytes > 0:
             # This cache cannot be cut back to here later: keep it now.
-            self._running.keep_copy(sequence)
+            self._running.keep_checkpoint(sequence)
         if report.done < report.total and not sequence.generated:
             total = len(sequence.prompt.tokens)
             out.append(Progress(sequence.request.id, total - report.total + report.done, total))
@@ -305,11 +329,11 @@ class MlxEngine:
         return failed(sequence, error)
 
     def _recover(self, error: Exception) -> list[FromWorker]:
-        return [*recover(self._running, error)]
+        return [*recover(self._running, error), *self._start_released()]
 
     def _new_batch(self) -> adapter.Batch | SerialBatch:
         batch: adapter.Batch | SerialBatch
-        if adapter.is_batchable(self._model):
+        if kv_caches.is_batchable(self._model):
             batch = adapter.Batch(
                 self._model,
                 max_sequences=self._max_batch,

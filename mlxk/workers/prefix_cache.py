@@ -17,6 +17,8 @@ from mlxk.workers.protocol import CacheStats
 
 TOKEN_BYTES = 4
 MAX_ENTRIES = 4096
+TRIAL_SHARE = 0.25
+"""So much of a full budget may be checkpoints that nobody has asked for; conversations have the rest."""
 MAX_WALK = 64
 """How many entries that are of no use a lookup passes by, each way. A lookup delays everybody's next token:
 it may not take longer for what happens to be stored."""
@@ -73,8 +75,11 @@ class PrefixCache:
         self._max_entries = max_entries
         self._ops = ops
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._on_trial: OrderedDict[bytes, Entry] = OrderedDict()
+        """Those of the entries that nobody has asked for, and that nobody may ever ask for."""
         self._sorted: list[bytes] = []
         self._bytes = 0
+        self._trial_bytes = 0
         self._hits = 0
         self._misses = 0
         self._reused_tokens = 0
@@ -82,14 +87,36 @@ class PrefixCache:
     def stats(self) -> CacheStats:
         return CacheStats(len(self._entries), self._bytes, self._hits, self._misses, self._reused_tokens)
 
-    def fetch(self, tokens: list[int]) -> Match:
-        """The longest usable prefix of `tokens`, at most all but one: the last token must be computed anew.
+    def fetch(self, key: bytes) -> Match:
+        """The longest usable prefix of the tokens of `key`, at most all but one: the last token must be
+        computed anew.
 
-        The cache returned is the stored one or shares its arrays: the batch merges it by copying and
-        must not write to it.
+        The cache returned is the stored one or shares its arrays: whoever extends it must not write to them.
         """
-        usable = len(tokens) - 1
-        key = token_key(tokens)
+        best_key, best = self._find(key)
+        if best == 0:
+            self._misses += 1
+            return Match(None, 0)
+        self._hits += 1
+        self._reused_tokens += best
+        self._use(best_key)
+        entry = self._entries[best_key]
+        drop = entry.n_tokens - best
+        return Match(self._ops.trimmed(entry.cache, drop) if drop else entry.cache, best)
+
+    def has(self, key: bytes) -> bool:
+        """Whether exactly this is kept; if so it counts as stored again."""
+        if key not in self._entries:
+            return False
+        self._entries.move_to_end(key)
+        return True
+
+    def longest(self, key: bytes) -> int:
+        """How many tokens `fetch` would find. Asking is no use."""
+        return self._find(key)[1]
+
+    def _find(self, key: bytes) -> tuple[bytes, int]:
+        usable = len(key) // TOKEN_BYTES - 1
         best_key, best = b"", 0
         for direction in self._neighbours(key):
             nearest = next((k for k in direction if self._entries[k].trimmable), None)
@@ -98,22 +125,18 @@ class PrefixCache:
         whole = self._longest_whole_prefix(key[: usable * TOKEN_BYTES], at_least=best)
         if whole is not None:
             best_key, best = whole, len(whole) // TOKEN_BYTES
-        if best == 0:
-            self._misses += 1
-            return Match(None, 0)
-        self._hits += 1
-        self._reused_tokens += best
-        self._entries.move_to_end(best_key)
-        entry = self._entries[best_key]
-        drop = entry.n_tokens - best
-        return Match(self._ops.trimmed(entry.cache, drop) if drop else entry.cache, best)
+        return best_key, best
 
     def fits(self, cache: list[Any]) -> bool:
         """Whether `store` would keep it. Asked first, what will not be kept need not be copied out."""
         return self._ops.nbytes(cache) <= self.max_bytes
 
-    def store(self, tokens: list[int], cache: list[Any]) -> None:
-        """Keep what a request computed. `cache` must hold exactly `tokens`, evaluated."""
+    def store(self, tokens: list[int], cache: list[Any], *, on_trial: bool = False) -> None:
+        """Keep what a request computed. `cache` must hold exactly `tokens`, and no other arrays with them.
+
+        `on_trial`: it is a guess that somebody will ask for it. Until somebody does, it is among those that
+        have to make do with a TRIAL_SHARE of the budget when there is no room for all.
+        """
         if not tokens or not self.fits(cache):
             return
         nbytes = self._ops.nbytes(cache)
@@ -121,7 +144,7 @@ class PrefixCache:
         entry = Entry(cache, len(tokens), nbytes, self._ops.is_trimmable(cache))
         longer = self._extension(key)
         if longer is not None and longer != key and self._entries[longer].trimmable:
-            self._entries.move_to_end(longer)  # it can serve all that this one could
+            self._use(longer)  # it can serve all that this one could
             return
         self._remove(key)
         if entry.trimmable:
@@ -130,6 +153,9 @@ class PrefixCache:
         self._entries[key] = entry
         bisect.insort(self._sorted, key)
         self._bytes += nbytes
+        if on_trial:
+            self._on_trial[key] = entry
+            self._trial_bytes += nbytes
         self._evict(self.max_bytes, self._max_entries)
 
     def limit_to(self, max_bytes: int) -> None:
@@ -171,12 +197,23 @@ class PrefixCache:
             key = key[: shared_tokens(candidate, key) * TOKEN_BYTES]
         return None
 
+    def _use(self, key: bytes) -> None:
+        self._entries.move_to_end(key)
+        self._pass_trial(key)
+
+    def _pass_trial(self, key: bytes) -> None:
+        entry = self._on_trial.pop(key, None)
+        if entry is not None:
+            self._trial_bytes -= entry.nbytes
+
     def _remove(self, key: bytes) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
+            self._pass_trial(key)
             del self._sorted[bisect.bisect_left(self._sorted, key)]
             self._bytes -= entry.nbytes
 
     def _evict(self, max_bytes: int, max_entries: int) -> None:
         while self._entries and (self._bytes > max_bytes or len(self._entries) > max_entries):
-            self._remove(next(iter(self._entries)))
+            crowded = self._trial_bytes > max_bytes * TRIAL_SHARE
+            self._remove(next(iter(self._on_trial if crowded else self._entries)))

@@ -170,12 +170,16 @@ class PromptBuilder:
     ) -> tuple[int, ...]:
         """Ends of the system prompt, of the history and of the last message, as positions in `tokens`."""
         n_system = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
-        cuts = {n for n in (n_system, len(messages) - 1, len(messages)) if n > 0}
+        beginnings = [messages[:n] for n in {len(messages) - 1, len(messages)} - {0, n_system}]
+        if 0 < n_system < len(messages):
+            # Followed by an empty question: many templates insist on one, and gemma's puts the system prompt
+            # into it, so that without one nothing of it is rendered.
+            beginnings.append([*messages[:n_system], {"role": "user", "content": ""}])
         found = set()
-        for n in sorted(cuts):
+        for beginning in beginnings:
             try:
-                rendered = self._render(messages[:n], request, generation_prompt=False)
-            except Exception:  # many templates insist on a user message: no boundary there, then
+                rendered = self._render(beginning, request, generation_prompt=False)
+            except Exception:  # templates also insist on an order of roles: no boundary there, then
                 continue
             shared = _shared_length(rendered, tokens)
             if 0 < shared < len(tokens):

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from mlxk.workers import kv_caches
 from mlxk.workers import mlx_adapter as adapter
-from mlxk.workers.prefix_cache import PrefixCache
+from mlxk.workers.prefix_cache import TOKEN_BYTES, PrefixCache
 from mlxk.workers.sequence_maker import Controls
 from mlxk.workers.sequences import Sequence, segments
 from mlxk.workers.serial_batch import SerialBatch
@@ -65,7 +66,7 @@ class RunningBatch:
             self.renew()
         controls = self._controls(sequence)
         sequence.uid = self.batch.insert(
-            segments(sequence.tokens, n_cached, sequence.boundaries),
+            segments(sequence.tokens, n_cached, sequence.boundaries | sequence.checkpoints),
             cache=cache,
             cached_tokens=sequence.tokens[:n_cached],
             max_tokens=sequence.max_tokens - sequence.generated,
@@ -73,6 +74,7 @@ class RunningBatch:
             processors=controls.processors,
             stop_ids=controls.stop_ids,
         )
+        sequence.computed = n_cached
         self.by_uid[sequence.uid] = sequence
         self.by_id[sequence.request.id] = sequence
 
@@ -108,22 +110,27 @@ class RunningBatch:
 
     # --------------------------------------------------------------------- keeping
 
-    def keep(self, computed: Computed | None) -> None:
+    def keep(self, computed: Computed | None, *, on_trial: bool = False) -> None:
         """A prefix that cannot be kept costs the next request time, never this one its answer."""
         if computed is None:
             return
         try:
             cache, tokens = computed
             if self._prefixes.fits(cache):  # else the copy would only take memory that is short already
-                self._prefixes.store(list(tokens), adapter.detach(cache))
+                self._prefixes.store(tokens, kv_caches.detach(cache), on_trial=on_trial)
         except Exception:
             log.exception("a prefix of %d tokens could not be kept", len(computed[1]))
 
-    def keep_copy(self, sequence: Sequence) -> None:
+    def keep_checkpoint(self, sequence: Sequence) -> None:
+        """Of a sequence that has come to one, if it is not there already."""
+        if not self._prefixes.has(sequence.key[: sequence.computed * TOKEN_BYTES]):
+            self.keep_copy(sequence, on_trial=sequence.computed in sequence.checkpoints - sequence.boundaries)
+
+    def keep_copy(self, sequence: Sequence, *, on_trial: bool = False) -> None:
         """Of a sequence that goes on."""
         try:
             copied = self.batch.extract(sequence.uid)
         except Exception:
             log.exception("the prefix of a running request could not be copied out of the batch")
             return
-        self.keep(copied)
+        self.keep(copied, on_trial=on_trial)

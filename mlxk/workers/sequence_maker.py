@@ -13,10 +13,11 @@ from mlxk.workers.logprobs import TokenBytes, TracedPipeline
 from mlxk.workers.markers import Markers
 from mlxk.workers.mlx_adapter import LogitsProcessor, Sampler
 from mlxk.workers.pipeline import TextPipeline, TextSplitter
+from mlxk.workers.prefix_cache import token_key
 from mlxk.workers.prompts import Prompt, too_long
 from mlxk.workers.protocol import FaultCode, Generate, fault
 from mlxk.workers.sampling import Samplers, check_sampling
-from mlxk.workers.sequences import Sequence
+from mlxk.workers.sequences import Sequence, checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,17 @@ class SequenceMaker:
     """One model's."""
 
     def __init__(
-        self, tokenizer: Any, markers: Markers, samplers: Samplers, *, vocab_size: int, context_length: int
+        self,
+        tokenizer: Any,
+        markers: Markers,
+        samplers: Samplers,
+        *,
+        vocab_size: int,
+        context_length: int,
+        checkpoint_distance: int | None = None,
     ) -> None:
-        """`tokenizer` is mlx_lm's TokenizerWrapper."""
+        """`tokenizer` is mlx_lm's TokenizerWrapper. `checkpoint_distance`: in tokens, for caches that cannot
+        be trimmed."""
         self._tokenizer = tokenizer
         self._fast_tokenizer = getattr(tokenizer, "backend_tokenizer", None)
         self._markers = markers
@@ -43,9 +52,11 @@ class SequenceMaker:
         self._bytes = TokenBytes(tokenizer)
         self._vocab_size = vocab_size
         self._context_length = context_length
+        self._checkpoint_distance = checkpoint_distance
 
     def sequence(self, request: Generate, prompt: Prompt) -> Sequence:
         """Not in the batch yet, and with nothing of it computed. Raises FaultError."""
+        distance = self._checkpoint_distance
         max_tokens = self._max_tokens(request, len(prompt.tokens))
         self._check_sampling(request)
         constraint = self._constraints.constraint(request, prompt)
@@ -54,11 +65,12 @@ class SequenceMaker:
             uid=-1,
             prompt=prompt,
             tokens=list(prompt.tokens),
-            cached=0,
+            key=token_key(prompt.tokens),
             max_tokens=max_tokens,
             pipeline=self._pipeline(request, prompt, constraint),
             constraint=constraint,
-            boundaries=set(prompt.boundaries),
+            boundaries=frozenset(prompt.boundaries),
+            checkpoints=checkpoints(len(prompt.tokens), distance) if distance else frozenset(),
         )
 
     def controls(self, sequence: Sequence) -> Controls:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxk.workers.pipeline import TextPipeline
@@ -12,6 +12,10 @@ from mlxk.workers.protocol import FinishReason, Generate, Usage
 
 if TYPE_CHECKING:
     from mlxk.workers.constraints import Constraint
+
+
+MAX_CHECKPOINTS = 8
+"""Of one prompt. Each holds as much as a conversation of its length."""
 
 
 @dataclass(slots=True)
@@ -23,13 +27,22 @@ class Sequence:
     prompt: Prompt
     tokens: list[int]
     """Prompt and generated tokens: all that is needed to start again after a failed step."""
-    cached: int
+    key: bytes
+    """The prompt as the prefix cache compares it (`prefix_cache.token_key`)."""
     max_tokens: int
     pipeline: TextPipeline
     constraint: Constraint | None = None
+    cached: int = 0
+    computed: int = 0
+    """Tokens of the prompt that its KV cache holds, while it is in prefill."""
+    may_wait: bool = True
+    """For another one that computes the beginning of its prompt."""
     generated: int = 0
     unreported: int = 0
-    boundaries: set[int] = field(default_factory=set)
+    boundaries: frozenset[int] = frozenset()
+    """Positions in the prompt where a turn ends. The prefill pauses there."""
+    checkpoints: frozenset[int] = frozenset()
+    """The same, at regular distances: where prompts that are no conversations may part."""
     recoveries: int = 0
     """Failed steps since its last token."""
 
@@ -51,7 +64,15 @@ def ending(sequence: Sequence, token: int, finish: str | None) -> tuple[FinishRe
     return reason, pipeline.matched_stop
 
 
-def segments(tokens: list[int], n_cached: int, boundaries: set[int]) -> list[list[int]]:
-    """The uncached part of `tokens`, cut at the boundaries that lie inside it."""
-    cuts = [n_cached, *sorted(b for b in boundaries if n_cached < b < len(tokens)), len(tokens)]
+def checkpoints(n_tokens: int, distance: int) -> frozenset[int]:
+    """Where to keep a cache that cannot be trimmed in a prompt of `n_tokens`: at multiples of `distance`, or
+    of as many times that as gives at most MAX_CHECKPOINTS: the same places in prompts of about one length."""
+    while n_tokens > (MAX_CHECKPOINTS + 1) * distance:
+        distance *= 2
+    return frozenset(range(distance, n_tokens, distance))
+
+
+def segments(tokens: list[int], n_cached: int, pauses: frozenset[int]) -> list[list[int]]:
+    """The uncached part of `tokens`, cut at the pauses that lie inside it."""
+    cuts = [n_cached, *sorted(p for p in pauses if n_cached < p < len(tokens)), len(tokens)]
     return [tokens[a:b] for a, b in itertools.pairwise(cuts)]

@@ -13,7 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxk.workers.mlx_adapter import BatchProgress, BatchToken, LogitsProcessor, Sampler, new_cache
+from mlxk.workers.kv_caches import new_cache
+from mlxk.workers.mlx_adapter import BatchProgress, BatchToken, LogitsProcessor, Sampler
 
 
 @dataclass(slots=True)

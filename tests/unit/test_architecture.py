@@ -40,6 +40,8 @@ LAZY_IN_SERVE = ("mlxk.api", "mlxk.supervisor.lifecycle", "mlxk.supervisor.signa
 MLX_MODULES = {
     "workers/mlx_engine.py",
     "workers/mlx_adapter.py",
+    "workers/kv_caches.py",
+    "workers/batch_steps.py",
     "workers/sampling.py",
     "workers/detokenizer.py",
     "workers/encoder.py",
@@ -47,8 +49,14 @@ MLX_MODULES = {
     "workers/logprobs.py",
     "workers/grammar_processor.py",
 }
-MLX_LM_MODULES = {"workers/mlx_adapter.py", "workers/sampling.py", "store/mlx_conversion.py"}
-"""What moves between its releases is used in one place (docs/decisions/0003-mlx-lm-adapter.md)."""
+MLX_LM_MODULES = {
+    "workers/mlx_adapter.py",
+    "workers/kv_caches.py",
+    "workers/batch_steps.py",
+    "workers/sampling.py",
+    "store/mlx_conversion.py",
+}
+"""What moves between its releases is used in few places (docs/decisions/0003-mlx-lm-adapter.md)."""
 MLX_IN_STORE = {"store/architecture_probe.py", "store/mlx_conversion.py"}
 """Programs of their own: `python -m` of these modules; whoever imports them loads no MLX."""
 SOCKET_OWNERS = {

@@ -25,6 +25,7 @@ from mlx_lm.models import cache as kv
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxk.store.builtin import builtin_path
+from mlxk.workers.kv_caches import ROWS
 
 USED_PARAMETERS: list[tuple[str, Callable[..., Any], list[str]]] = [
     (
@@ -41,6 +42,20 @@ USED_PARAMETERS: list[tuple[str, Callable[..., Any], list[str]]] = [
     ("BatchGenerator.extract_cache", BatchGenerator.extract_cache, ["uids"]),
     ("BatchGenerator.next", BatchGenerator.next, []),
     ("BatchGenerator.close", BatchGenerator.close, []),
+    ("BatchGenerator._make_batch", BatchGenerator._make_batch, ["n"]),
+    ("BatchGenerator._next", BatchGenerator._next, []),
+    ("PromptProcessingBatch.prompt", PromptProcessingBatch.prompt, ["tokens"]),
+    ("PromptProcessingBatch.generate", PromptProcessingBatch.generate, ["tokens"]),
+    ("PromptProcessingBatch.split", PromptProcessingBatch.split, ["indices"]),
+    (
+        "GenerationBatch.__init__",
+        GenerationBatch.__init__,
+        [
+            *["model", "uids", "inputs", "prompt_cache", "tokens", "samplers", "fallback_sampler"],
+            *["logits_processors", "stop_sequences", "max_tokens"],
+        ],
+    ),
+    ("GenerationBatch._step", GenerationBatch._step, []),
     ("StopSequences.__init__", StopSequences.__init__, ["stop_sequences"]),
     ("TextStateMachine.make_state", Machine.make_state, ["initial"]),
     ("TextStateMachine.split", Machine.split, ["state", "text"]),
@@ -112,9 +127,16 @@ def test_the_response_fields_that_are_used_are_there(response: type, used: set[s
 
 def test_a_batch_generator_has_the_attributes_that_are_used() -> None:
     batch = BatchGenerator(builtin()[0])
-    assert batch.prefill_step_size > 0, "prefill_step_size is set between steps"
-    assert len(batch._generation_batch) == 0, "_generation_batch says whether anything decodes"
+    for name in ["_generation_batch", "_prompt_batch", "_unprocessed_sequences", "_currently_processing"]:
+        assert len(getattr(batch, name)) == 0, f"batch_steps.py works on {name}"
+    assert batch.prefill_batch_size > 0
+    assert batch.completion_batch_size > 0
     batch.close()
+
+
+def test_a_batch_of_prompts_has_the_lists_that_are_emptied() -> None:
+    batch = PromptProcessingBatch.empty(builtin()[0], sample_utils.greedy_sampler)
+    assert {name for name, value in vars(batch).items() if isinstance(value, list)} == set(ROWS)
 
 
 def test_a_batch_generator_speaks_as_the_adapter_reads_it() -> None:

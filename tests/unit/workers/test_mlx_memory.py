@@ -74,13 +74,13 @@ def test_on_metal_the_wired_limit_is_the_share_and_is_set_after_the_batch_set_it
 ) -> None:
     """Metal's part is played: there is none on Linux."""
     calls: list[object] = []
-    make_batch = adapter.BatchGenerator.__init__
+    make_batch = adapter.StepGenerator.__init__
 
     def make(self: object, *args: object, **options: object) -> None:
         calls.append("batch")
         make_batch(self, *args, **options)
 
-    monkeypatch.setattr(adapter.BatchGenerator, "__init__", make)
+    monkeypatch.setattr(adapter.StepGenerator, "__init__", make)
     monkeypatch.setattr(adapter, "working_set_bytes", lambda: 8 * GB)
     monkeypatch.setattr(adapter.mx, "set_wired_limit", calls.append)
     engine = RecordingEngine()

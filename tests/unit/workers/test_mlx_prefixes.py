@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxk.workers import mlx_adapter as adapter
+from mlxk.workers import kv_caches
 from mlxk.workers.protocol import FinishReason, Generate
-from tests.models import MODEL_KINDS
+from mlxk.workers.sequences import MAX_CHECKPOINTS
+from tests.models import MODEL_KINDS, FurtherKind, ModelKind, make_random_model
 from tests.unit.workers.engines import (
     GREEDY,
     Conversation,
     RecordingEngine,
     agree,
     encode,
+    load_engine,
     reference,
     run,
     run_one,
@@ -202,6 +205,23 @@ def test_an_exact_repeat_is_reused_and_repeated(
         assert first.text == second.text == third.text
 
 
+@pytest.mark.parametrize("kind", ["llama", "deepseek_v32", "falcon_h1"])
+def test_a_stored_prefix_becomes_a_batch_of_one_without_a_copy(
+    kind: ModelKind | FurtherKind, tmp_path: Path
+) -> None:
+    engine = load_engine(make_random_model(tmp_path / kind, kind))
+    run_one(engine, tokens=encode(engine, LONG), max_tokens=4, ignore_eos=True)
+    (entry,) = [e for e in engine._prefixes._entries.values() if e.trimmable or kind == "falcon_h1"][-1:]
+    for cache in (entry.cache, *([engine._prefixes._ops.trimmed(entry.cache, 3)] if entry.trimmable else [])):
+        merged = [layer.merge([layer]) for layer in cache]
+        before = mx.get_active_memory()
+        alone = [kv_caches.batch_of_one(layer) for layer in cache]
+        mx.eval([layer.state for layer in alone])
+        assert mx.get_active_memory() - before < 10_000 or kind == "falcon_h1"  # its state is copied
+        assert same(arrays(alone), arrays(merged))
+    engine.close()
+
+
 @pytest.mark.parametrize("model", MODEL_KINDS)
 def test_what_is_kept_of_a_batch_does_not_hold_the_batchs_memory(
     model: str, new_engine: Callable[..., RecordingEngine]
@@ -239,13 +259,49 @@ def test_the_cache_budget_holds_while_requests_come(new_engine: Callable[..., Re
     assert engine.stats().cache.entries == 0
 
 
+@pytest.mark.parametrize("model", UNTRIMMABLE)
+def test_prompts_that_part_anywhere_reuse_up_to_the_checkpoint_before(
+    model: str, new_engine: Callable[..., RecordingEngine], bare_engines: Callable[[str], RecordingEngine]
+) -> None:
+    """Bare prompts have no turns."""
+    engine, chunk = new_engine(model, prefill_chunk=16), 16
+    prompt = (encode(engine, LONG) * 4)[:120]
+    run_one(engine, tokens=prompt, max_tokens=4)
+    for shared in (37, 64, 101):
+        other = [*prompt[:shared], *range(20, 40)]
+        got = run_one(engine, tokens=other, max_tokens=4, ignore_eos=True)
+        assert got.cached >= shared // chunk * chunk
+        assert got.tokens == run_one(bare_engines(model), tokens=other, max_tokens=4, ignore_eos=True).tokens
+
+
+def test_a_long_prompt_has_no_more_checkpoints_than_so_many(
+    new_engine: Callable[..., RecordingEngine],
+) -> None:
+    engine = new_engine("hybrid", prefill_chunk=8)
+    prompt = (encode(engine, LONG) * 8)[:300]
+    run_one(engine, tokens=prompt, max_tokens=4, ignore_eos=True)
+    assert MAX_CHECKPOINTS // 2 <= engine.stats().cache.entries <= MAX_CHECKPOINTS + 2
+
+
+def test_a_checkpoint_that_is_there_is_not_copied_again(
+    new_engine: Callable[..., RecordingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = new_engine("hybrid", prefill_chunk=16)
+    prompt = encode(engine, LONG)[:40]
+    copied: list[int] = []
+    detach = kv_caches.detach
+    monkeypatch.setattr(kv_caches, "detach", lambda cache: copied.append(1) or detach(cache))
+    run(engine, *(Generate(str(i), tokens=[*prompt, i], max_tokens=2, sampling=GREEDY) for i in (5, 6)))
+    assert engine.stats().cache.entries == len(copied)  # two checkpoints of both, two of each one's own
+
+
 @pytest.mark.parametrize("model", ["llama", "hybrid"])
 def test_what_there_is_no_room_for_is_not_copied_out(
     model: str, new_engine: Callable[..., RecordingEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where memory is short, a copy of a long prompt's cache that is thrown away at once makes it shorter."""
     copied = []
-    monkeypatch.setattr(adapter, "detach", lambda cache: copied.append(cache) or cache)
+    monkeypatch.setattr(kv_caches, "detach", lambda cache: copied.append(cache) or cache)
     engine = new_engine(model, cache_bytes=0, prefill_chunk=16)
     run_one(engine, prompt=LONG, max_tokens=4)
     conversation = Conversation(engine)

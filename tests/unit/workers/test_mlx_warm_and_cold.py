@@ -143,4 +143,4 @@ def test_an_abort_at_every_step_of_a_request_leaves_nothing_wrong(engine: Record
         assert again.tokens == cold
         prefilled = reply.progress[-1].done if reply.progress else 0
         assert again.cached == (len(prompt) - 1 if reply.tokens else prefilled)
-    assert n_steps > len(prompt) // PREFILL_CHUNK + len(cold)
+    assert n_steps >= len(prompt) // PREFILL_CHUNK + len(cold)

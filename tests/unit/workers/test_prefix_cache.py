@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxk.workers.prefix_cache import MAX_WALK, PrefixCache, shared_tokens, token_key
+from mlxk.workers.prefix_cache import MAX_WALK, TRIAL_SHARE, PrefixCache, shared_tokens, token_key
 
 BYTES_PER_TOKEN = 10
 
@@ -42,6 +42,7 @@ class Model:
 
     max_bytes: int
     entries: list[tuple[tuple[int, ...], bool]] = field(default_factory=list)
+    on_trial: set[tuple[int, ...]] = field(default_factory=set)
     hits: int = 0
     misses: int = 0
     reused: int = 0
@@ -73,10 +74,14 @@ class Model:
         entry = next(entry for entry in self.entries if entry[0] == tokens)
         self.entries.remove(entry)
         self.entries.append(entry)
+        self.on_trial.discard(tokens)
 
     def evict(self, max_bytes: int) -> None:
         while self.entries and self.nbytes > max_bytes:
-            self.entries.pop(0)
+            trial = [entry for entry in self.entries if entry[0] in self.on_trial]
+            nbytes = sum(BYTES_PER_TOKEN * len(tokens) for tokens, _ in trial)
+            self.entries.remove(trial[0] if nbytes > max_bytes * TRIAL_SHARE else self.entries[0])
+            self.on_trial &= {tokens for tokens, _ in self.entries}
 
 
 def shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
@@ -85,7 +90,7 @@ def shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 tokens = st.lists(st.sampled_from([0, 1, 255, 256, 70_000]), min_size=1, max_size=9).map(tuple)
 operations = st.lists(
-    st.tuples(st.just("store"), tokens, st.booleans())
+    st.tuples(st.sampled_from(["store", "store", "try"]), tokens, st.booleans())
     | st.tuples(st.just("fetch"), tokens, st.just(False))
     | st.tuples(st.just("trim"), st.integers(0, 300), st.just(False)),
     max_size=40,
@@ -104,10 +109,10 @@ def test_it_finds_what_a_search_of_everything_finds(kind: str, steps: list, max_
     cache = PrefixCache(max_bytes, FakeOps())
     model = Model(max_bytes)
     for what, value, drawn in steps:
-        if what == "store":
+        if what in ("store", "try"):
             trimmable = KINDS[kind](drawn)
-            cache.store(list(value), [FakeLayer(value, trimmable)])
-            store_in_model(model, value, trimmable, cache)
+            cache.store(list(value), [FakeLayer(value, trimmable)], on_trial=what == "try")
+            store_in_model(model, value, trimmable, on_trial=what == "try")
         elif what == "trim":
             cache.limit_to(value)
             max_bytes = model.max_bytes = value
@@ -120,7 +125,7 @@ def test_it_finds_what_a_search_of_everything_finds(kind: str, steps: list, max_
         assert (stats.hits, stats.misses, stats.reused_tokens) == (model.hits, model.misses, model.reused)
 
 
-def store_in_model(model: Model, value: tuple[int, ...], trimmable: bool, cache: PrefixCache) -> None:
+def store_in_model(model: Model, value: tuple[int, ...], trimmable: bool, *, on_trial: bool) -> None:
     if BYTES_PER_TOKEN * len(value) > model.max_bytes:
         return
     longer = [
@@ -136,11 +141,15 @@ def store_in_model(model: Model, value: tuple[int, ...], trimmable: bool, cache:
     if trimmable:
         model.entries = [entry for entry in model.entries if value[: len(entry[0])] != entry[0]]
     model.entries.append((value, trimmable))
+    model.on_trial &= {tokens for tokens, _ in model.entries if tokens != value}
+    if on_trial:
+        model.on_trial.add(value)
     model.evict(model.max_bytes)
 
 
 def fetch_both(cache: PrefixCache, model: Model, prompt: tuple[int, ...]) -> None:
-    match = cache.fetch(list(prompt))
+    assert cache.longest(token_key(list(prompt))) == model.usable(prompt)
+    match = cache.fetch(token_key(list(prompt)))
     assert match.n_tokens == model.usable(prompt)
     if match.cache is None:
         assert match.n_tokens == 0
@@ -174,21 +183,34 @@ def stored(cache: PrefixCache, *entries: list[int], trimmable: bool = True) -> P
 
 def test_a_use_makes_an_entry_young() -> None:
     cache = stored(PrefixCache(60, FakeOps()), [1, 2], [3, 4], [5, 6])
-    cache.fetch([1, 2, 9])
+    cache.fetch(token_key([1, 2, 9]))
     stored(cache, [7, 8])
-    assert cache.fetch([1, 2, 9]).n_tokens == 2
-    assert cache.fetch([3, 4, 9]).n_tokens == 0
+    assert cache.fetch(token_key([1, 2, 9])).n_tokens == 2
+    assert cache.fetch(token_key([3, 4, 9])).n_tokens == 0
+
+
+def test_checkpoints_push_no_conversation_out_until_somebody_has_asked_for_them() -> None:
+    cache = PrefixCache(90, FakeOps())
+    stored(cache, [1, 2], [3, 4], [5, 6], trimmable=False)
+    for i in range(9):
+        cache.store([9] * (i % 3 + 1), [FakeLayer((9,) * (i % 3 + 1), False)], on_trial=True)
+    for conversation in ([1, 2], [3, 4], [5, 6]):
+        assert cache.longest(token_key([*conversation, 0])) == 2
+    assert cache.fetch(token_key([9, 9, 9, 9])).n_tokens == 3  # the last one: the others made room for it
+    stored(cache, [7, 7, 7], trimmable=False)  # now the conversations are the older ones
+    assert cache.longest(token_key([1, 2, 0])) == 0
+    assert cache.longest(token_key([9, 9, 9, 0])) == 3
 
 
 def test_an_exact_repeat_leaves_one_token_to_compute() -> None:
     cache = stored(PrefixCache(1000, FakeOps()), [1, 2, 3])
-    assert cache.fetch([1, 2, 3]).n_tokens == 2
-    assert cache.fetch([1]).n_tokens == 0
+    assert cache.fetch(token_key([1, 2, 3])).n_tokens == 2
+    assert cache.fetch(token_key([1])).n_tokens == 0
 
 
 def test_an_entry_larger_than_the_budget_pushes_nobody_out() -> None:
     cache = stored(PrefixCache(30, FakeOps()), [1, 2], list(range(50)))
-    assert cache.fetch([1, 2, 3]).n_tokens == 2
+    assert cache.fetch(token_key([1, 2, 3])).n_tokens == 2
 
 
 def test_storing_again_replaces_and_counts_once() -> None:
@@ -201,20 +223,20 @@ def test_a_short_cache_that_can_be_cut_is_found_behind_longer_ones_that_cannot()
     system = [9, 9, 9]
     cache = stored(PrefixCache(10_000, FakeOps()), [*system, 5])
     stored(cache, *([*system, i] for i in (1, 2, 3, 4, 6, 7, 8)), trimmable=False)
-    assert cache.fetch([*system, 3, 1]).n_tokens == 4  # whole
-    assert cache.fetch([*system, 2**31, 1]).n_tokens == 3  # cut
+    assert cache.fetch(token_key([*system, 3, 1])).n_tokens == 4  # whole
+    assert cache.fetch(token_key([*system, 2**31, 1])).n_tokens == 3  # cut
 
 
 def test_a_lookup_passes_by_only_so_many_entries() -> None:
     cache = stored(PrefixCache(10**6, FakeOps()), [9, 0])
     stored(cache, *([9, i] for i in range(1, 2 * MAX_WALK)), trimmable=False)
-    assert cache.fetch([9, 255, 1]).n_tokens == 0
-    assert cache.fetch([9, 1, 1]).n_tokens == 2
+    assert cache.fetch(token_key([9, 255, 1])).n_tokens == 0
+    assert cache.fetch(token_key([9, 1, 1])).n_tokens == 2
 
 
 def test_clearing_forgets_everything_but_the_counts() -> None:
     cache = stored(PrefixCache(1000, FakeOps()), [1, 2, 3])
-    cache.fetch([1, 2, 3, 4])
+    cache.fetch(token_key([1, 2, 3, 4]))
     cache.clear()
     stats = cache.stats()
     assert (stats.entries, stats.bytes, stats.hits, stats.reused_tokens) == (0, 0, 1, 3)
@@ -235,7 +257,7 @@ def test_a_lookup_takes_no_longer_for_many_branches_off_its_path(trimmable: bool
     keys = _Watched(cache._sorted)
     cache._sorted = keys
     # The whole one at the very beginning is out of sight; with caches that can be cut the nearest is best.
-    assert cache.fetch(path).n_tokens == (599 if trimmable else 0)
+    assert cache.fetch(token_key(path)).n_tokens == (599 if trimmable else 0)
     assert keys.looked_at <= 12 * MAX_WALK  # each search by halves looks at nine; all of them: 3,000
 
 

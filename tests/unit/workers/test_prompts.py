@@ -47,10 +47,30 @@ def test_boundaries_are_the_ends_of_turns_inside_of_the_prompt() -> None:
     prompt = builder(find_boundaries=True).build(Generate("a", messages=messages))
     texts = [tokenizer().decode(prompt.tokens[:n]) for n in prompt.boundaries]
     assert len(texts) == 3
-    assert texts[0].endswith("You are short.<|im_end|>\n")
+    assert texts[0].endswith("You are short.<|im_end|>\n<|im_start|>user\n")
     assert texts[1].endswith("Hi<|im_end|>\n")
     assert texts[2].endswith("More<|im_end|>\n")
     assert builder().build(Generate("a", messages=messages)).boundaries == ()
+
+
+def test_a_system_prompt_that_the_template_puts_into_the_question_has_a_boundary() -> None:
+    """gemma's does so, whose caches cannot be trimmed. Rendered alone, nothing of it is there."""
+
+    class LikeGemma(type(tokenizer())):  # type: ignore[misc]
+        has_chat_template = True
+
+        def __init__(self) -> None:
+            self.__dict__.update(vars(tokenizer()))
+
+        def apply_chat_template(self, messages: list[dict[str, Any]], **kwargs: Any) -> Any:
+            system = "".join(m["content"] for m in messages if m["role"] == "system")
+            turns = [m["content"] for m in messages if m["role"] != "system"]
+            text = "".join(f"<user>{system} {turn}<end>" for turn in turns)
+            return self.encode(text) if kwargs["tokenize"] else text
+
+    messages = [SYSTEM, {"role": "user", "content": "What now?"}]
+    prompt = PromptBuilder(LikeGemma(), 640, find_boundaries=True).build(Generate("a", messages=messages))
+    assert tokenizer().decode(prompt.tokens[: prompt.boundaries[0]]).startswith("<user>You are short.")
 
 
 def test_null_content_and_arguments_as_text_suit_the_template() -> None:

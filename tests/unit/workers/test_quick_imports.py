@@ -7,6 +7,10 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
+from mlxk.workers.quick_imports import last_names
+
 OFFERED = """
 import json, sys
 if sys.argv[1] == "quick":
@@ -40,3 +44,17 @@ def test_transformers_is_the_same_and_reads_each_folder_once() -> None:
     assert quick["misses"] < 0.6 * plain["misses"], (
         "this transformers reads its files otherwise: is it still of use?"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "end"),
+    [
+        ('import x\n__all__ = ["a"]\n\n__all__ = ["b"]\n', '__all__ = ["b"]\n'),
+        ('__all__ = ["a"]\n', '__all__ = ["a"]\n'),
+        ("def f():\n    print(module.__all__)\n", "def f():\n    print(module.__all__)\n"),
+        ('__all__ = [\n    "a",\n]\nx = "__all__"\n', '__all__ = [\n    "a",\n]\nx = "__all__"\n'),
+        ("", ""),
+    ],
+)
+def test_only_the_last_line_that_begins_with_all_counts(content: str, end: str) -> None:
+    assert last_names(content) == end
