@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from mlxk.cli.output import print_data
 
 if TYPE_CHECKING:
     from mlxk.config.settings import Settings
+    from mlxk.supervisor.lifecycle import MakeApp
 
 LOG_FLUSH_S = 0.5
 """What the log's last lines may delay the end: a terminal may be stopped, a disk hang."""
@@ -105,8 +105,9 @@ def command(
     from mlxk.supervisor.signals import signal_desk
 
     with signal_desk() as signals:  # before the imports that take most of the start
-        with _nothing_to_collect():
-            from mlxk.api.app import create_server
+        from mlxk.config.imports import nothing_to_collect
+
+        with nothing_to_collect():
             from mlxk.api.descriptors import prepare_descriptors
             from mlxk.config.log_files import server_log
             from mlxk.config.logs import configure_logging, log_patiently
@@ -126,7 +127,7 @@ def command(
                 settings,
                 private=private,
                 ready_fd=ready_fd,
-                make_app=create_server,
+                import_api=_import_api,
                 signals=signals,
                 read_again=partial(load_settings, asked, config_path=Path(config) if config else None),
             )
@@ -139,16 +140,14 @@ def command(
         _leave(code)
 
 
-@contextlib.contextmanager
-def _nothing_to_collect() -> Iterator[None]:
-    """What imports make stays. To look through it for garbage, again and again as it grows, took a fifth of
-    the imports' time, and would go on in every full collection of the server."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+def _import_api() -> MakeApp:
+    """Half of the server's start. Called in a thread, when the first worker makes its own imports already."""
+    from mlxk.config.imports import nothing_to_collect
+
+    with nothing_to_collect():
+        from mlxk.api.app import create_server
+
+    return create_server
 
 
 def _hopeless(names: Sequence[str]) -> list[dict[str, str]]:

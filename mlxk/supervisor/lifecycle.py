@@ -75,6 +75,8 @@ FILES_WAIT_S = 1.0
 """Who leaves at once waits so long for a file that is just being made: a dead disk takes for ever."""
 
 MakeApp = Callable[[Service, Settings], HttpServer]
+ImportApi = Callable[[], MakeApp]
+"""Takes a while, and is called in a thread: the first worker starts beside it."""
 
 
 def run_server(
@@ -82,14 +84,14 @@ def run_server(
     *,
     private: bool,
     ready_fd: int | None,
-    make_app: MakeApp,
+    import_api: ImportApi,
     signals: SignalDesk | None = None,
     read_again: ReadSettings | None = None,
 ) -> int | None:
     """Serve until told to stop. Returns the exit code, or None if this process is to begin anew as a server
     (`mlxk restart`). Raises StartError; who holds the other end of `ready_fd` has then been told, too."""
     lock = InstanceLock()
-    front = Front(settings, private, ready_fd, make_app, read_again)
+    front = Front(settings, private, ready_fd, import_api, read_again)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             front.loop = runner.get_loop()  # what a signal orders from now on waits there until it runs
@@ -121,7 +123,7 @@ class Front:
         settings: Settings,
         private: bool,
         ready_fd: int | None,
-        make_app: MakeApp,
+        import_api: ImportApi,
         read_again: ReadSettings | None = None,
     ) -> None:
         self._settings = settings
@@ -130,7 +132,7 @@ class Front:
         """For a reload; None while there is nothing to reload."""
         self._private = private
         self._ready_fd = ready_fd
-        self._make_app = make_app
+        self._import_api = import_api
         self._stopping = asyncio.Event()
         self._plan: ShutdownPlan | None = None
         self._drain_until = math.inf
@@ -175,13 +177,14 @@ class Front:
             pool = Pool(self._settings, crew, limit, events, MeasuredPeaks(paths.measured_file()))
             catalog = Catalog(self._settings)
             service = Service(self._settings, catalog, pool, crew, switchboard, self._on_stop_asked, events)
-            http = self._make_app(service, self._settings)
+            self._start_task(stack, pool.run(), "pool").add_done_callback(self._on_pool_done)
+            self._start_task(stack, self._preload(service), "preload")
+            make_app = await asyncio.to_thread(self._import_api)
+            http = make_app(service, self._settings)
             if self._read_again is not None and not self._private:
                 service.reloader = Reloader(service, self._read_again, partial(self._take_up, http), events)
                 service.restart = self._on_restart_asked
                 self._service = service
-            self._start_task(stack, pool.run(), "pool").add_done_callback(self._on_pool_done)
-            self._start_task(stack, self._preload(service), "preload")
             control = ControlSocket(context, f"ipc://{run_dir}/c", service)
             stack.push_async_callback(control.close)
             await http.start(listener)

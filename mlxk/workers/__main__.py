@@ -60,10 +60,12 @@ def _make_engine(name: str) -> Engine:
         from mlxk.workers.fake_engine import FakeEngine
 
         return FakeEngine()
+    from mlxk.config.imports import nothing_to_collect
     from mlxk.workers.quick_imports import remember_import_structures
 
     remember_import_structures()
-    from mlxk.workers.mlx_engine import MlxEngine
+    with nothing_to_collect():
+        from mlxk.workers.mlx_engine import MlxEngine
 
     engine = MlxEngine()
     engine.warm_up()

@@ -2,9 +2,10 @@
 
 As it is imported, transformers looks through all of its own source files for what each offers: 1,650 files.
 It does so twice, for itself and for `transformers.models`, because the function that looks through a folder
-keeps 128 answers, and there are 550 folders. With a place for all of them the second time costs nothing: a
-worker is warm 0.4 s of CPU sooner (of 1.9 s). Where a version of transformers is made otherwise, nothing is
-changed.
+keeps 128 answers, and there are 550 folders. With a place for all of them the second time costs nothing. And
+of each file it looks at every line for the `__all__` at its end; it is given the end only. A worker is warm
+0.4 s of CPU sooner by the one (of 1.9 s) and 0.3 s by the other. Where a version of transformers is made
+otherwise, nothing is changed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 _MODULE = "transformers.utils.import_utils"
-_FUNCTION = "create_import_structure_from_path"
+_LOOK_THROUGH_FOLDER = "create_import_structure_from_path"
+_READ_NAMES = "fetch__all__"
 
 
 def remember_import_structures() -> None:
@@ -43,6 +45,14 @@ class _Finder(importlib.abc.MetaPathFinder):
 class _Loader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        function = getattr(getattr(module, _FUNCTION, None), "__wrapped__", None)
+        function = getattr(getattr(module, _LOOK_THROUGH_FOLDER, None), "__wrapped__", None)
         if function is not None:  # it calls itself for the folders below, by this name
-            setattr(module, _FUNCTION, functools.cache(function))
+            setattr(module, _LOOK_THROUGH_FOLDER, functools.cache(function))
+        read_names = getattr(module, _READ_NAMES, None)
+        if read_names is not None:
+            setattr(module, _READ_NAMES, lambda content: read_names(last_names(content)))
+
+
+def last_names(content: str) -> str:
+    """The source from the last line on that begins with `__all__`: the last one is what counts."""
+    return content[content.rfind("\n__all__") + 1 :]

@@ -8,16 +8,19 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mlxk.config.errors import ConfigError
 from mlxk.config.settings import Settings
 from mlxk.supervisor import lifecycle, shutdown
-from mlxk.supervisor.lifecycle import HttpServer, run_server
+from mlxk.supervisor.lifecycle import HttpServer, MakeApp, run_server
 from mlxk.supervisor.pool import Pool
 from mlxk.supervisor.run_dir import StartError
 from mlxk.supervisor.service import Service
@@ -57,7 +60,7 @@ def serve(make_http: Any, settings: Settings = SETTINGS) -> int:
         http: HttpServer = make_http(service)
         return http
 
-    return run_server(settings, private=False, ready_fd=None, make_app=make_app)
+    return run_server(settings, private=False, ready_fd=None, import_api=lambda: make_app)
 
 
 def assert_clean(home: Path, socket_root: Path) -> None:
@@ -68,6 +71,23 @@ def assert_clean(home: Path, socket_root: Path) -> None:
 def test_a_server_that_is_asked_to_stop_ends_with_0(home: Path, socket_root: Path) -> None:
     assert serve(Http) == EXIT_OK
     assert_clean(home, socket_root)
+
+
+def test_the_first_worker_starts_beside_the_imports_of_the_api() -> None:
+    """Both take long, on two cores. In turn they would make the first answer wait for their sum."""
+    before = set(psutil.Process().children())
+    started: set[psutil.Process] = set()
+
+    def import_api() -> MakeApp:
+        deadline = time.monotonic() + 20
+        while not started and time.monotonic() < deadline:
+            started.update(set(psutil.Process().children()) - before)
+            time.sleep(0.01)
+        return lambda service, settings: Http(service)
+
+    settings = replace(SETTINGS, preload=("tiny",))
+    assert run_server(settings, private=False, ready_fd=None, import_api=import_api) == EXIT_OK
+    assert started
 
 
 def test_two_lives_in_one_process(home: Path) -> None:
