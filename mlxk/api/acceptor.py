@@ -33,10 +33,17 @@ _log = logging.getLogger("mlxk.api")
 class Acceptor:
     """What uvicorn asks of a server: `close` and `wait_closed`."""
 
-    def __init__(self, listener: socket.socket, make_protocol: Callable[[], HttpConnection]) -> None:
-        """Begins at once. `listener` listens and does not block; whoever made it closes it, after `close`."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        make_protocol: Callable[[], HttpConnection],
+        make_room: Callable[[int], None] = lambda n_wanted: None,
+    ) -> None:
+        """Begins at once. `listener` listens and does not block; whoever made it closes it, after `close`.
+        `make_room` is asked to close so many idle connections when few descriptors are left."""
         self._listener = listener
         self._make_protocol = make_protocol
+        self._make_room = make_room
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -60,16 +67,18 @@ class Acceptor:
 
     def _accept(self) -> None:
         ceiling = http_ceiling()
+        highest = 0
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as error:
                 if error.errno in _NONE_LEFT:
                     self._rest(error)
                     return
                 continue  # it left while it waited
+            highest = max(highest, sock.fileno())
             if sock.fileno() >= ceiling:
                 self._refuse(sock)
                 continue
@@ -77,6 +86,9 @@ class Acceptor:
             task = self._loop.create_task(self._open(sock))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        few = min(ACCEPTED_AT_ONCE, ceiling // 8)
+        if (n_wanted := highest + few - ceiling) > 0:
+            self._make_room(n_wanted)  # before the next have to be refused
 
     async def _open(self, sock: socket.socket) -> None:
         try:

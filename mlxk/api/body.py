@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import Any, NoReturn
@@ -10,6 +11,10 @@ import msgspec
 from starlette.requests import Request
 
 from mlxk.workers.protocol import FaultCode, fault
+
+BIG_BYTES = 1024 * 1024
+"""From here on decoding, checking and sending on take milliseconds each, under Python's lock whatever thread
+they run in. Between them the streams have their turn."""
 
 _DEEPEST = 64
 """Levels inside the free-form parts (tool schemas, template arguments). Far more than people write, far
@@ -21,7 +26,13 @@ _MOST_VALUES = 100_000
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Raises FaultError(INVALID_REQUEST); ClientDisconnect when the client left while sending."""
-    return parse_object(await request.body())
+    raw = await request.body()
+    if len(raw) < BIG_BYTES:
+        return parse_object(raw)
+    await asyncio.sleep(0)
+    body = parse_object(raw)
+    await asyncio.sleep(0)
+    return body
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from mlxk.api.facade import Job, Service
@@ -31,7 +32,7 @@ Batch = list[tuple[int, list[RequestEvent]]]
 
 
 def _shorter(timeout_s: float | None, left_s: float) -> float | None:
-    """None: for ever, which is the cheap case of every token."""
+    """None: for ever."""
     shorter = left_s if timeout_s is None else min(timeout_s, left_s)
     return None if shorter == math.inf else shorter
 
@@ -44,7 +45,6 @@ class Choices:
         self._plan = plan
         self._record = record
         self._jobs: list[Job] = []
-        self._waits: dict[asyncio.Task[list[RequestEvent]], int] = {}
         self._fault: Fault | None = None
         """Of the first choice that failed."""
         timeout_s = service.settings.request_timeout_s
@@ -78,8 +78,6 @@ class Choices:
         self._close(self._cause(error))
 
     def _close(self, cause: str) -> None:
-        for wait in self._waits:
-            wait.cancel()
         for job in self._jobs:
             job.close(cause)
         if self._jobs:
@@ -99,28 +97,68 @@ class Choices:
     async def next(self, timeout_s: float | None = None) -> Batch:
         """What has happened since the last call, [] after `timeout_s`. Not to be called after every choice
         has had its last word."""
-        left_s = self._deadline - time.monotonic()
+        left_s = self.left_s
         if left_s <= 0:
-            batch: Batch = [(0, [Failed(self._plan.id, self._too_late())])]
-        elif len(self._jobs) == 1:
-            events = await self._jobs[0].next(_shorter(timeout_s, left_s))
-            batch = [(0, events)] if events else []
-        else:
-            batch = await self._next_of_any(_shorter(timeout_s, left_s))
-        for _, events in batch:
-            self._note(events)
+            return self.overdue()
+        if batch := self.take_now():
+            return batch
+        news = asyncio.Event()
+        self.listen(news.set)
+        try:
+            async with asyncio.timeout(_shorter(timeout_s, left_s)):
+                await news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.listen(None)
+        return self.take_now()
+
+    @property
+    def left_s(self) -> float:
+        """Until `request_timeout` has passed; infinite without one."""
+        return self._deadline - time.monotonic()
+
+    def overdue(self) -> Batch:
+        """The end of what is not finished in time: the jobs are aborted when this is left."""
+        return self._noted([(0, [Failed(self._plan.id, self._too_late())])])
+
+    def listen(self, on_events: Callable[[], object] | None) -> None:
+        """Instead of `next`: `on_events` is called when there is something for `take_now`. None: no more."""
+        for job in self._jobs:
+            job.listen(on_events)
+
+    def take_now(self) -> Batch:
+        """What has happened since the last call."""
+        batch = [(index, events) for index, job in enumerate(self._jobs) if (events := job.take_now())]
+        return self._noted(batch)
+
+    async def all(self) -> Batch:
+        """Everything that happens, when every choice has ended, one has failed, or the time is over. Nobody
+        is woken for what comes in between."""
+        ended = asyncio.Event()
+        ended.set()  # one may have ended before anybody listened
+        for job in self._jobs:
+            job.listen(None, ended.set)
+        batch: Batch = []
+        n_open = len(self._jobs)
+        left_s = self.left_s
+        try:
+            async with asyncio.timeout(None if left_s == math.inf else left_s):
+                while n_open and self._fault is None:
+                    await ended.wait()
+                    ended.clear()
+                    news = self.take_now()
+                    n_open -= sum(isinstance(events[-1], LastWord) for _, events in news)
+                    batch += news
+        except TimeoutError:
+            batch += self.overdue()
+        finally:
+            self.listen(None)
         return batch
 
-    async def _next_of_any(self, timeout_s: float | None) -> Batch:
-        if not self._waits:
-            self._waits = {self._wait(index): index for index in range(len(self._jobs))}
-        done, _ = await asyncio.wait(self._waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        batch: Batch = []
-        for index, wait in sorted((self._waits.pop(wait), wait) for wait in done):
-            events = wait.result()
-            batch.append((index, events))
-            if not (events and isinstance(events[-1], LastWord)):
-                self._waits[self._wait(index)] = index
+    def _noted(self, batch: Batch) -> Batch:
+        for _, events in batch:
+            self._note(events)
         return batch
 
     def _too_late(self) -> Fault:
@@ -130,9 +168,6 @@ class Choices:
             "(request_timeout) and has been aborted. Ask for fewer tokens, or raise the limit."
         )
         return Fault(FaultCode.DEADLINE_EXCEEDED, text)
-
-    def _wait(self, index: int) -> asyncio.Task[list[RequestEvent]]:
-        return asyncio.ensure_future(self._jobs[index].next())
 
     def _note(self, events: list[RequestEvent]) -> None:
         if not events:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mlxk.api.errors import envelope
 from mlxk.api.records import new_request_id
 from mlxk.api.rules import DoorRules
 from mlxk.api.unframed import knows_no_chunks, unframed
+from mlxk.api.wire import Turn, Wire, keep_wire
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers together. Browsers' cookies stay below; the parser itself has no limit."""
@@ -35,9 +39,12 @@ _FRAME_BYTES = 8
 
 
 class HttpConnection(HttpToolsProtocol):
-    """Made for every connection; `rules` are set by a subclass (`bound`)."""
+    """Made for every connection; `rules` and `turn` are set by a subclass (`bound`)."""
 
     rules: DoorRules
+    turn: Turn
+    on_writable: Callable[[], None] | None = None
+    """See `Wire`."""
 
     # -------------------------------------------------------------------- begin, end
 
@@ -170,6 +177,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        keep_wire(cast(Scope, cycle.scope), Wire(self, cycle, self.turn))
         super()._start_asgi_task(cycle, unframed(cycle, app) if knows_no_chunks(cycle) else app)
 
     def send_400_response(self, msg: str) -> None:
@@ -202,6 +210,11 @@ class HttpConnection(HttpToolsProtocol):
         with contextlib.suppress(OSError, RuntimeError):
             self.transport.write_eof()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
     # -------------------------------------------------------------------------- time
 
     def check(self, now: float) -> None:
@@ -226,6 +239,14 @@ class HttpConnection(HttpToolsProtocol):
         if is_moving:
             self._unsent_bytes, self._unsent_since = unsent, now
         return now - self._unsent_since > self.rules.send_timeout_s
+
+    @property
+    def rests_since(self) -> float:
+        """When it was last heard of, if it has been answered and asks for nothing now; else infinite."""
+        has_begun = self._has_begun or self._head_bytes > 0 or not self._in_head
+        is_answered = self._running is not None and self._running.response_complete
+        is_resting = is_answered and not has_begun and not self.pipeline and not self.transport.is_closing()
+        return self._since if is_resting else math.inf
 
     def _is_idle(self) -> bool:
         return self._running is None or self._running.response_complete
@@ -252,7 +273,7 @@ class HttpConnection(HttpToolsProtocol):
 
 def bound(rules: DoorRules) -> type[HttpConnection]:
     """The class that connections are made of."""
-    return type("BoundConnection", (HttpConnection,), {"rules": rules})
+    return type("BoundConnection", (HttpConnection,), {"rules": rules, "turn": Turn()})
 
 
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_PROBES = 60, 15, 4

@@ -6,6 +6,7 @@ importable and testable without a socket or a process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from mlxk.config.settings import Settings
@@ -35,6 +36,14 @@ class Job(Protocol):
 
         Ends with exactly one `LastWord`; not to be called after that.
         """
+
+    def listen(
+        self, on_events: Callable[[], object] | None, on_end: Callable[[], object] | None = None
+    ) -> None:
+        """Instead of `next`: be called when events have come, and with the last word. None: no more."""
+
+    def take_now(self) -> list[RequestEvent]:
+        """All events that are there."""
 
     def close(self, cause: str = "client_gone") -> None:
         """Idempotent; returns at once; aborts the work if it still runs. `cause` is for the metrics."""

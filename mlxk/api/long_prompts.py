@@ -14,6 +14,7 @@ from mlxk.workers.protocol import FaultCode, fault
 LONG_BODY_BYTES = 1024 * 1024
 """Below this a list of ids costs the event loop 0.1 s at most."""
 _MOST_LISTS = 64
+_HEAD = 64
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
@@ -25,7 +26,10 @@ async def refuse_hopeless_ids(raw: bytes, service: Service) -> None:
         return
     try:
         fields = _fields.decode(raw)
-        n_tokens = _longest_list(bytes(fields["prompt"]).lstrip())
+        prompt = memoryview(fields["prompt"])
+        if not bytes(prompt[:_HEAD]).lstrip().startswith(b"["):
+            return  # a text, of which no copy is made
+        n_tokens = _longest_list(bytes(prompt).lstrip())
         model = msgspec.json.decode(fields["model"], type=str)
     except (msgspec.DecodeError, KeyError, RecursionError):
         return

@@ -32,14 +32,13 @@ async def answer(request: Request, service: Service, plan: Plan) -> Response:
 async def _collect(service: Service, plan: Plan, record: RequestRecord) -> bytes:
     async with Choices(service, plan, record) as choices:
         collector = Collector(plan, choices.model, int(time.time()))
-        while not collector.done:
-            collector.add(await choices.next())
+        collector.add(await choices.all())
     note_finish(record, collector.finished)
     return msgspec.json.encode(collector.reply())
 
 
 class Collector:
-    """The whole answer in the making: `add` each batch of events until `done`, then `reply`."""
+    """The whole answer in the making: `add` its events, then `reply`."""
 
     def __init__(self, plan: Plan, model: str, created: int) -> None:
         self._plan = plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import math
 import socket
@@ -20,14 +21,21 @@ from mlxk.config.settings import Settings
 
 _log = logging.getLogger("mlxk.api")
 
+TICK_S = 1.0
 TICKS_PER_CHECK = 10
-"""uvicorn's ticks are 0.1 s apart."""
+"""As uvicorn counts them: its own are 0.1 s apart."""
+END_POLL_S = 0.005
 
 
 class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepts = asyncio.Event()
+        self._ends = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ends.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -46,10 +54,45 @@ class _Uvicorn(uvicorn.Server):
                     connection.transport.abort()
         return await super().on_tick(counter)
 
+    async def main_loop(self) -> None:
+        # uvicorn's own looks every 0.1 s whether it shall end.
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += TICKS_PER_CHECK
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._ends.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn's own takes 0.1 s where nothing is open, and looks as rarely whether something still is.
+        for server in self.servers:
+            server.close()
+        for sock in sockets or ():
+            sock.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.config.timeout_graceful_shutdown or 0)
+        await asyncio.sleep(0)  # what was closed says goodbye
+        while (state.connections or state.tasks) and loop.time() < deadline:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(END_POLL_S)
+        for task in list(state.tasks):
+            task.cancel()
+        for server in self.servers:
+            await server.wait_closed()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # the rest of it
-        self.servers = [Acceptor(one, self._make_protocol) for one in sockets or ()]  # type: ignore[misc]
+        self.servers = [Acceptor(one, self._make_protocol, self._make_room) for one in sockets or ()]  # type: ignore[misc]
         self.accepts.set()
+
+    def _make_room(self, n_wanted: int) -> None:
+        """Close the connections that have been idle for longest."""
+        known = cast("set[HttpConnection]", self.server_state.connections)
+        resting = [one for one in known if one.rests_since < math.inf]
+        for connection in heapq.nsmallest(n_wanted, resting, key=lambda one: one.rests_since):
+            connection.transport.close()
 
     def _make_protocol(self) -> HttpConnection:
         return cast(
@@ -123,7 +166,7 @@ class ApiServer:
         timeout_s = self._default_stop_s if timeout_s is None else timeout_s
         # Whole seconds by its type; used in asyncio.wait_for.
         self._uvicorn.config.timeout_graceful_shutdown = max(1, math.ceil(timeout_s))
-        self._uvicorn.should_exit = True
+        self._uvicorn.end()
         await self._task
         cancelled = list(self._uvicorn.server_state.tasks)
         await asyncio.gather(*cancelled, return_exceptions=True)

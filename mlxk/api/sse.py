@@ -6,6 +6,7 @@ that is built once, texts are encoded by msgspec, and whatever arrived together 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ SYSTEM_FINGERPRINT = f"mlxk-{__version__}"
 DONE = b"data: [DONE]\n\n"
 _OPEN = b',"finish_reason":null}]}\n\n'
 _NO_LOGPROBS = b',"logprobs":null'
+_CONTENT_TAIL = b"}" + _NO_LOGPROBS + _OPEN
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +70,10 @@ class StreamWriter:
 
         Raises FaultError for a failure before anything was returned.
         """
+        if self.begun and len(batch) == 1:
+            index, events = batch[0]
+            if len(events) == 1 and type(event := events[0]) is Delta:
+                return self._chunks[index].write((event,))  # nearly always
         frames = b""
         for index, events in batch:
             deltas: list[Delta] = []
@@ -127,11 +133,16 @@ class ChatChunks:
     def __init__(self, base: bytes, index: int, n_top: int | None) -> None:
         """`n_top`: `Generate.logprobs` of the choice."""
         self._head = base + b',"choices":[{"index":%d,"delta":' % index
+        self._content_head = self._head + b'{"content":'
         self._role_due = True
         self._calls = 0
 
-    def write(self, deltas: list[Delta]) -> bytes:
+    def write(self, deltas: Sequence[Delta]) -> bytes:
         """Neighbouring texts become one chunk."""
+        if len(deltas) == 1 and not self._role_due:
+            delta = deltas[0]
+            if delta.content and not (delta.reasoning or delta.tool_calls or delta.logprobs):
+                return self._content_head + _encode(delta.content) + _CONTENT_TAIL
         frames = b""
         if self._role_due:
             self._role_due = False
@@ -189,7 +200,7 @@ class TextChunks:
         self._head = base + b',"choices":[{"index":%d,"text":' % index
         self._logprobs = TextLogprobs(n_top or 0)
 
-    def write(self, deltas: list[Delta]) -> bytes:
+    def write(self, deltas: Sequence[Delta]) -> bytes:
         text = "".join([delta.reasoning + delta.content for delta in deltas])
         if not text:
             return b""

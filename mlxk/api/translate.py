@@ -25,7 +25,7 @@ from mlxk.api.unsupported import (
     refuse_unsupported,
     unsupported,
 )
-from mlxk.api.validation import parse
+from mlxk.api.validation import are_ids, parse
 from mlxk.config.parsers import OWN_TEMPLATE_ARGUMENTS
 from mlxk.config.settings import Settings
 from mlxk.config.units import parse_duration_s
@@ -89,8 +89,10 @@ def plan_completion(body: dict[str, Any], settings: Settings) -> Plan:
     """Raises FaultError for whatever can be told without the model."""
     refuse_unsupported(body, COMPLETION)
     _refuse_crowds(body)
-    request = parse(CompletionRequest, body)
-    sources = [{**source, "logprobs": request.logprobs} for source in _prompts(request.prompt)]
+    has_ids = bool(body.get("prompt")) and are_ids(body["prompt"])
+    request = parse(CompletionRequest, {**body, "prompt": [0]} if has_ids else body)
+    checked = _prompts(body["prompt"] if has_ids else request.prompt)
+    sources = [{**source, "logprobs": request.logprobs} for source in checked]
     return _plan(ReplyKind.TEXT, request, sources)
 
 

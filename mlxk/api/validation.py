@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from mlxk.workers.protocol import FaultCode, FaultError, fault
 
 S = TypeVar("S", bound=BaseModel)
+
+_Ids = list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]]
 
 
 def parse(schema: type[S], body: dict[str, Any]) -> S:
@@ -19,6 +22,16 @@ def parse(schema: type[S], body: dict[str, Any]) -> S:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False, include_context=False)
         raise _refusal(body, [(one["loc"], one["type"], one["msg"]) for one in details]) from None
+
+
+def are_ids(value: Any) -> bool:
+    """Whether it is a list of token ids: what the schemas allow, told five times as fast. (For other lists
+    they have the words.)"""
+    try:
+        msgspec.convert(value, _Ids)
+    except ValueError:  # msgspec's, and of a lone surrogate in a text
+        return False
+    return True
 
 
 _Loc = tuple[int | str, ...]

@@ -77,6 +77,16 @@ class Job:
         """
         return await self._mailbox.take(timeout_s)
 
+    def listen(
+        self, on_events: Callable[[], object] | None, on_end: Callable[[], object] | None = None
+    ) -> None:
+        """As `Mailbox.listen`: instead of waiting in `next`."""
+        self._mailbox.listen(on_events, on_end)
+
+    def take_now(self) -> list[RequestEvent]:
+        """What has come since the last call."""
+        return self._mailbox.take_now()
+
     def close(self, cause: str = CLIENT_GONE) -> None:
         """Idempotent, returns at once. Aborts what still runs; the worker keeps the prefix. `cause` is for
         the metrics: a `FaultCode`'s value, or that the client has left."""

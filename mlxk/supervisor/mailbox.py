@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from mlxk.supervisor.meters import GenerationMeter
 from mlxk.workers.protocol import Delta, Finished, LastWord, RequestEvent, Started
@@ -53,20 +55,22 @@ def _joined(run: list[Delta]) -> Delta:
 
 
 class Mailbox:
-    """Filled by the event loop's reader, emptied by one consumer.
+    """Filled by the event loop's reader, emptied by one consumer: by waiting (`take`), or when it is told
+    that something has come (`listen`, `take_now`), which spares a stream a task's wake-up for each token.
 
     A slow consumer finds everything that has come in one list, so it catches up with one write instead of
     one per token.
     """
 
-    __slots__ = ("_events", "_full_at", "_meter", "_waiter", "ended", "last_word", "settled")
+    __slots__ = ("_events", "_full_at", "_meter", "_on_end", "_on_events", "ended", "last_word", "settled")
 
     def __init__(self, meter: GenerationMeter | None = None) -> None:
         """`meter` counts what comes, also when nobody reads it any more."""
         self._meter = meter
         self._events: list[RequestEvent] = []
         self._full_at = MANY
-        self._waiter: asyncio.Future[None] | None = None
+        self._on_events: Callable[[], object] | None = None
+        self._on_end: Callable[[], object] | None = None
         self.ended = False
         """The reader's last word is in; anything after it is dropped."""
         self.last_word: LastWord | None = None
@@ -77,14 +81,17 @@ class Mailbox:
         """The hot path. `now` (monotonic) is when it came."""
         if self._meter is not None:
             self._meter.on_tokens(delta.tokens, now)
-        if not self.ended:
-            self._events.append(delta)
-            if len(self._events) >= self._full_at:
-                self._events = merge_deltas(self._events)
-                # What cannot be merged is not tried again and again.
-                self._full_at = max(MANY, 2 * len(self._events))
-            if self._waiter is not None:
-                self._wake(self._waiter)
+        if self.ended:
+            return
+        events = self._events
+        events.append(delta)
+        if len(events) == 1:
+            if self._on_events is not None:
+                self._on_events()
+        elif len(events) >= self._full_at:
+            self._events = merge_deltas(events)
+            # What cannot be merged is not tried again and again.
+            self._full_at = max(MANY, 2 * len(self._events))
 
     def put(self, event: RequestEvent) -> None:
         """Any other event. (A `Delta` that comes this way is not counted.)"""
@@ -95,12 +102,24 @@ class Mailbox:
         if isinstance(event, LastWord):
             self.ended, self.last_word = True, event
         self._events.append(event)
-        if self._waiter is not None:
-            self._wake(self._waiter)
+        if len(self._events) == 1 and self._on_events is not None:
+            self._on_events()
+        if self.ended and self._on_end is not None:
+            self._on_end()
 
-    def _wake(self, waiter: asyncio.Future[None]) -> None:
-        self._waiter = None
-        _settle(waiter)
+    def listen(
+        self, on_events: Callable[[], object] | None, on_end: Callable[[], object] | None = None
+    ) -> None:
+        """Call `on_events` whenever events come to an empty mailbox, `on_end` with the last word. They must
+        be quick, and not raise: they stand between a worker's frame and all streams. None: nobody listens."""
+        self._on_events, self._on_end = on_events, on_end
+
+    def take_now(self) -> list[RequestEvent]:
+        """All events that are there."""
+        events = self._events
+        if events:
+            self._events, self._full_at = [], MANY
+        return events
 
     @staticmethod
     def _count(meter: GenerationMeter, event: RequestEvent) -> None:
@@ -113,16 +132,16 @@ class Mailbox:
         """All events that are there; waits for one; [] after `timeout_s`."""
         if not self._events:
             loop = asyncio.get_running_loop()
-            waiter = self._waiter = loop.create_future()
+            waiter = loop.create_future()
+            self._on_events = partial(_settle, waiter)
             timer = None if timeout_s is None else loop.call_later(timeout_s, _settle, waiter)
             try:
                 await waiter
             finally:
                 if timer is not None:
                     timer.cancel()
-                self._waiter = None
-        events, self._events, self._full_at = self._events, [], MANY
-        return events
+                self._on_events = None
+        return self.take_now()
 
 
 def _settle(waiter: asyncio.Future[None]) -> None:

@@ -30,6 +30,12 @@ from mlxk.workers.protocol import (
 
 log = logging.getLogger("mlxk.switchboard")
 
+FRAMES_AT_ONCE = 64
+"""Then the readers have their turn."""
+# As bare numbers: pyzmq's enums cost as much as the call.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_RCVMORE, _NOBLOCK = int(zmq.RCVMORE), int(zmq.NOBLOCK)
+
 
 class Line:
     """What the switchboard knows of one worker: who listens, and which requests it works on."""
@@ -77,7 +83,8 @@ class Switchboard:
 
     def disconnect_worker(self, worker_id: str, reason: Fault) -> None:
         """The worker is gone: each of its requests ends with `reason`."""
-        self._drain()  # its last frames may still lie unread: a request that did end has not failed
+        while self._read():  # its last frames may lie unread: a request that did end has not failed
+            pass
         self.fail_requests(worker_id, reason)
         self._lines.pop(worker_id, None)
 
@@ -135,17 +142,23 @@ class Switchboard:
     # ------------------------------------------------------------------ reading
 
     def _drain(self) -> None:
-        if self._socket.closed:
-            return
-        receive = self._socket.recv_multipart
-        while True:
-            try:
-                identity, frame = receive(zmq.NOBLOCK)
-            except zmq.Again:
+        for _ in range(FRAMES_AT_ONCE):
+            if not self._read():
                 return
-            except ValueError:
-                continue  # not two parts: no worker of ours
-            self._on_frame(identity.decode("ascii", "replace"), frame)
+        self._loop.call_soon(self._drain)
+
+    def _read(self) -> bool:
+        """Take one message in; False if there is none. Asked for before it is taken: pyzmq's exception for
+        "nothing there", once a frame, costs more than the frame."""
+        socket = self._socket
+        if socket.closed or not int(socket.getsockopt(_EVENTS)) & _POLLIN:
+            return False
+        parts = [socket.recv(_NOBLOCK)]
+        while socket.getsockopt(_RCVMORE):
+            parts.append(socket.recv(_NOBLOCK))
+        if len(parts) == 2:  # else it is no worker of ours
+            self._on_frame(parts[0].decode("ascii", "replace"), parts[1])
+        return True
 
     def _on_frame(self, worker_id: str, frame: bytes) -> None:
         line = self._lines.get(worker_id)

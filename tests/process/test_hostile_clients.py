@@ -324,6 +324,34 @@ def test_at_the_limit_of_files_http_stops_short_of_it(tmp_path: Path) -> None:
         server.close()
 
 
+def ask_health(connection: socket.socket) -> None:
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b'{"status":"ok"}'):
+        piece = connection.recv(4096)
+        assert piece, answer
+        answer += piece
+
+
+def test_idle_connections_make_room_for_new_ones(tmp_path: Path) -> None:
+    """The oldest ones; those that are being answered stay."""
+    add_fake_model(tmp_path, "slow", step_s=0.01)
+    server = Server(tmp_path, env={"MLXK_ENGINE": "fake", "MLXK_SPARE": "0"}, program=program(200, 200))
+    try:
+        with many_files(), ExitStack() as stack:
+            stream = stack.enter_context(Request(server, "slow", words=FOREVER, stream=True))
+            stream.next_event()
+            crowd: list[socket.socket] = []
+            for _ in range(150):
+                crowd.append(stack.enter_context(connect(server)))
+                ask_health(crowd[-1])
+            assert crowd[0].recv(10) == b""
+            stream.next_event()
+            ask_health(crowd[-1])
+    finally:
+        server.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit sets another process's limit on Linux only")
 def test_with_hardly_any_descriptor_left_the_front_neither_spins_nor_dies(tmp_path: Path) -> None:
     """Somebody lowers the limit while it runs. The ten that are left are not HTTP's: libzmq needs them, also

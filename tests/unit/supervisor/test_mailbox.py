@@ -84,6 +84,33 @@ async def test_an_event_that_crosses_with_the_cancellation_is_not_lost() -> None
     assert await mailbox.take() == [STARTED]
 
 
+def test_a_listener_is_told_once_of_what_lies_there_and_again_when_it_has_taken_it() -> None:
+    mailbox = Mailbox()
+    told: list[str] = []
+    mailbox.listen(lambda: told.append("events"), lambda: told.append("end"))
+    mailbox.put(STARTED)
+    for _ in range(3 * MANY):
+        mailbox.put_delta(Delta("r1", "a"), 0.0)
+    assert told == ["events"]
+    merged = mailbox.take_now()
+    assert "".join(event.content for event in merged if isinstance(event, Delta)) == "a" * 3 * MANY
+    assert len(merged) < MANY
+    assert mailbox.take_now() == []
+    mailbox.put(FINISHED)
+    assert told == ["events", "events", "end"]
+    assert mailbox.take_now() == [FINISHED]
+
+
+def test_who_has_stopped_listening_is_told_nothing() -> None:
+    mailbox = Mailbox()
+    told: list[str] = []
+    mailbox.listen(lambda: told.append("events"), lambda: told.append("end"))
+    mailbox.listen(None)
+    mailbox.put(FAILED)
+    assert told == []
+    assert mailbox.take_now() == [FAILED]
+
+
 CALL = ToolCall("c1", "f", "{}")
 
 
