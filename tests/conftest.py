@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 
 from tests.leaks import describe_leaks, take_traces
@@ -37,6 +38,13 @@ run proves nothing."""
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # a process of `pytest -n`; the order of files within a room stays
         items.sort(key=lambda item: _place(item.path))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """To find the few tests that are `alone`, 200 files and all that they use need not be imported."""
+    if config.option.markexpr != "alone" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.alone" not in collection_path.read_text(encoding="utf-8") else None
 
 
 def _place(path: Path) -> int:
@@ -78,11 +86,20 @@ def clean_environment(socket_root: Path) -> Iterator[None]:
     os.environ["MLXK_HOME"] = str(socket_root / "no-home")
     os.environ["HF_HOME"] = str(socket_root / "no-hub")
     os.environ["TMPDIR"] = str(socket_root)
+    os.environ["SSL_CERT_FILE"] = str(_one_authority(socket_root / "authority.pem"))
     tempfile.tempdir = None
     yield
     os.environ.clear()
     os.environ.update(saved)
     tempfile.tempdir = None
+
+
+def _one_authority(path: Path) -> Path:
+    """No test speaks TLS, but each client that is made (openai's, llm's, a hub's) reads all authorities that
+    the machine trusts: 40 ms of CPU. So there is one only."""
+    end = "-----END CERTIFICATE-----\n"
+    path.write_text(certifi.contents().partition(end)[0] + end, encoding="utf-8")
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,10 @@ class Terminal:
         """All bytes that the command has written."""
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self.screen)
+        self._shown: dict[int, str] = {}
+        """The screen's rows as they were last looked at; `screen.dirty` says which have changed."""
+        self._above: list[tuple[object, str]] = []
+        """What has scrolled out of the screen: it changes no more."""
         self.child = pexpect.spawn(
             command[0],
             command[1:],
@@ -62,12 +66,31 @@ class Terminal:
 
     def lines(self) -> list[str]:
         """What is on the screen, and what has scrolled out of it, without the empty lines at the end."""
-        columns = self.screen.columns
-        above = ["".join(line[x].data for x in range(columns)) for line in self.screen.history.top]
-        lines = [line.rstrip() for line in [*above, *self.screen.display]]
+        for y in self.screen.dirty:  # an accent goes to the last cell of the row above, and does not say so
+            self._shown.pop(y, None)
+            self._shown.pop(y - 1, None)
+        self.screen.dirty.clear()
+        for y in range(self.screen.lines):
+            if y not in self._shown:
+                self._shown[y] = self._row(self.screen.buffer[y])
+        lines = [*self._history(), *(self._shown[y] for y in range(self.screen.lines))]
         while lines and not lines[-1]:
             lines.pop()
         return lines
+
+    def _history(self) -> list[str]:
+        rows = list(self.screen.history.top)
+        known = len(self._above)
+        if known > len(rows) or (known and self._above[-1][0] is not rows[known - 1]):
+            self._above.clear()
+        self._above += [(row, self._row(row)) for row in rows[len(self._above) :]]
+        return [text for _, text in self._above]
+
+    def _row(self, row: Mapping[int, pyte.screens.Char]) -> str:
+        """Only what was written is looked at: most of most rows is empty. (A wide character is followed by a
+        cell without any data.)"""
+        end = min(self.screen.columns, max(row, default=-1) + 1)
+        return "".join(row[x].data for x in range(end)).rstrip()
 
     def text(self) -> str:
         return "\n".join(self.lines())
@@ -117,6 +140,8 @@ class Terminal:
 
     def resize(self, columns: int, rows: int) -> None:
         self.screen.resize(rows, columns)
+        self._shown.clear()
+        self._above.clear()
         self.child.setwinsize(rows, columns)
 
     def hang_up(self) -> None:

@@ -44,7 +44,8 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     add_random_model(home, "random")
     strict = add_tiny_copy(home, "tiny-strict") / "chat_template.jinja"
     strict.write_text(STRICT_TEMPLATE + strict.read_text(encoding="utf-8"), encoding="utf-8")
-    with standing(Server(home)) as server:
+    # (test_hot_swap.py and test_crashes.py have servers with a spare worker.)
+    with standing(Server(home, env={"MLXK_SPARE": "0"})) as server:
         yield server
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.prompts import COUNT_10, COUNTED_10, COUNTED_100, GRASS, SKY, WENT_ON
+from tests.leaks import standing_servers
 from tests.server import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,10 +44,39 @@ class Llm:
         self.env = {**os.environ, "LLM_USER_PATH": str(folder), "LLM_LOAD_PLUGINS": ""}
         # Its embedding models know no other way to us.
         self.env |= {"OPENAI_BASE_URL": self.url, "OPENAI_API_KEY": "unused"}
+        self._commands = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.llm_commands"],
+            cwd=REPOSITORY,
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._commands.pid
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`llm ARGUMENTS`; trying to reach another machine is a failure."""
+        """`llm ARGUMENTS` in the process for all commands; trying to reach another machine is a failure."""
+        assert self._commands.stdin is not None
+        assert self._commands.stdout is not None
+        self._commands.stdin.write(json.dumps(arguments) + "\n")
+        self._commands.stdin.flush()
+        done = json.loads(self._commands.stdout.readline())
+        return subprocess.CompletedProcess(["llm", *arguments], done["code"], done["stdout"], done["stderr"])
+
+    def run_apart(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same in a process of its own."""
         return self.python("tests.e2e.localhost_only", "llm", *arguments)
+
+    def close(self) -> None:
+        assert self._commands.stdin is not None
+        assert self._commands.stdout is not None
+        self._commands.stdin.close()
+        try:
+            self._commands.wait(30)
+        finally:
+            self._commands.kill()
+            self._commands.wait()
+            self._commands.stdout.close()
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -67,15 +98,20 @@ class Llm:
 
 
 @pytest.fixture(scope="module")
-def llm(real_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Llm:
-    return Llm(tmp_path_factory.mktemp("llm"), real_server.url)
+def llm(real_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llm]:
+    one = Llm(tmp_path_factory.mktemp("llm"), real_server.url)
+    standing_servers.add(one.pid)
+    yield one
+    standing_servers.discard(one.pid)
+    one.close()
 
 
 # ----------------------------------------------------------------------- command line
 
 
 def test_a_conversation_streamed_and_not(llm: Llm) -> None:
-    assert llm.ask("-m", "mlxk-tiny", SKY, *GREEDY) == "Blue"
+    first = llm.run_apart("-m", "mlxk-tiny", SKY, *GREEDY)
+    assert (first.returncode, first.stdout) == (0, "Blue\n"), first.stderr
     assert llm.ask("-c", "--no-stream", GRASS, *GREEDY) == "Green"
     logged = json.loads(llm.ask("logs", "list", "--json", "-n", "0"))
     assert [one["response"] for one in logged] == ["Blue", "Green"]

@@ -42,7 +42,7 @@ CASES = [next(case for case in expected_cases() if case["kind"] == kind) for kin
 @pytest.fixture(scope="module")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Remembers nothing, and runs one request at a time."""
-    environment = {"MLXK_CACHE": "0", "MLXK_MAX_BATCH": "1"}
+    environment = {"MLXK_CACHE": "0", "MLXK_MAX_BATCH": "1", "MLXK_SPARE": "0"}
     with standing(Server(tmp_path_factory.mktemp("cold"), env=environment)) as server:
         yield Client(server.url)
 
@@ -52,7 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Has room for little, and runs one request at a time: the others wait in the worker's queue."""
     home = tmp_path_factory.mktemp("small")
     (home / "config.toml").write_text("[models.tiny.options]\nmax_batch = 1\n")
-    with standing(Server(home, env={"MLXK_CACHE": str(SMALL_BYTES)})) as server:
+    with standing(Server(home, env={"MLXK_CACHE": str(SMALL_BYTES), "MLXK_SPARE": "0"})) as server:
         yield Client(server.url)
 
 

@@ -24,6 +24,12 @@ from tests.server import Server, add_fake_model, standing
 
 LINES = 100_000
 LONG = 1_000_000
+SOONER = """import sys, mlxk.supervisor.control_streams as control_streams
+from mlxk.__main__ import main
+control_streams.ALIVE_S = 0.5
+sys.exit(main())
+"""
+"""`mlxk` that finds out after half a second, and not after five, that the client of a stream has gone."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     add_fake_model(home, "crashes", crash_at_step=3)
     add_fake_model(home, "busy", step_s=0.001)
     add_fake_model(home, "unused")
-    with standing(Server(home, env={"MLXK_ENGINE": "fake", "MLXK_SPARE": "0"})) as server:
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0"}
+    with standing(Server(home, env=env, program=("-c", SOONER))) as server:
         yield server
 
 
