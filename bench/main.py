@@ -72,13 +72,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer cases, one round: under four minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, one round: about five minutes")
     parser.add_argument("--scenes", default="", help="letters or names, with commas: a,b (default: all)")
     parser.add_argument(
         "--peers", default=",".join(USUAL), help=f"of {', '.join(BY_NAME)} (default: %(default)s)"
     )
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--out", type=Path, help="where the results go")
+    parser.add_argument(
+        "--report", type=Path, metavar="SAMPLES", help="measure nothing: the report of a samples.jsonl"
+    )
     a = parser.parse_args()
     unknown = [name for name in a.peers.split(",") if name not in BY_NAME]
     if unknown:
@@ -86,12 +89,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended on the way out
     scenes = find_scenes([one for one in a.scenes.split(",") if one])
     peers: list[Peer] = [BY_NAME[name]() for name in a.peers.split(",")]
-    for peer in peers:
-        peer.prepare()
-    folders = models.prepare()
     out: Path = a.out or (RESULTS / "quick" if a.quick else RESULTS)
     out.mkdir(parents=True, exist_ok=True)
     report = Report(scenes, peers, a.rounds or (QUICK_ROUNDS if a.quick else ROUNDS), a.quick)
+    if a.report is not None:
+        report.samples = [
+            msgspec.json.decode(line, type=Sample) for line in a.report.read_bytes().splitlines()
+        ]
+        print(report.write(out))
+        return 0
+    for peer in peers:
+        peer.prepare()
+    folders = models.prepare()
     try:
         measure(report, folders, out / "samples.jsonl")
     finally:

@@ -34,37 +34,34 @@ def draw(figures: Figures, scenes: Sequence[Scene], folder: Path) -> dict[str, l
         rows = figures.rows(scene.name)
         if not rows:
             continue
-        over_streams = _curves(figures, rows)
-        if over_streams:
+        values = CURVES if scene.headline in CURVES else (scene.headline,)
+        over_streams = {value: _curves(figures, rows, value) for value in values}
+        if any(over_streams.values()):
             found[scene.name] = [
-                _draw_curves(over_streams, value, folder / f"{scene.name}-{value}.png") for value in CURVES
+                _draw_curves(panels, value, folder / f"{scene.name}-{value}.png")
+                for value, panels in over_streams.items()
+                if panels
             ]
         else:
             found[scene.name] = [_draw_bars(figures, rows, scene.headline, folder / f"{scene.name}.png")]
     return found
 
 
-Curves = dict[str, dict[str, dict[str, list[tuple[int, float, float, float]]]]]
-"""Panel → value → peer → (streams, median, minimum, maximum)."""
+Curves = dict[str, dict[str, list[tuple[int, float, float, float]]]]
+"""Panel → peer → (streams, median, minimum, maximum)."""
 
 
-def _curves(figures: Figures, rows: Sequence[Row]) -> Curves:
+def _curves(figures: Figures, rows: Sequence[Row], value: str) -> Curves:
     """Only panels with three numbers of streams or more make a curve."""
     panels: Curves = {}
     for row in rows:
         match = _STREAMS.fullmatch(row.case)
         if not match or row.peer == "replay":
             continue
-        for value in CURVES:
-            if spread := figures.spread(row, value):
-                by_value = panels.setdefault(f"{row.model}: {match[1]}", {})
-                points = by_value.setdefault(value, {}).setdefault(row.peer, [])
-                points.append((int(match[2]), spread.median, spread.minimum, spread.maximum))
-    return {
-        panel: by_value
-        for panel, by_value in panels.items()
-        if max(len(points) for points in next(iter(by_value.values())).values()) >= 3
-    }
+        if spread := figures.spread(row, value):
+            points = panels.setdefault(f"{row.model}: {match[1]}", {}).setdefault(row.peer, [])
+            points.append((int(match[2]), spread.median, spread.minimum, spread.maximum))
+    return {panel: peers for panel, peers in panels.items() if max(map(len, peers.values())) >= 3}
 
 
 def _draw_curves(panels: Curves, value: str, target: Path) -> str:
@@ -72,9 +69,9 @@ def _draw_curves(panels: Curves, value: str, target: Path) -> str:
     from matplotlib.ticker import ScalarFormatter
 
     figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.2), squeeze=False)
-    for axis, (panel, by_value) in zip(axes[0], panels.items(), strict=True):
+    for axis, (panel, peers) in zip(axes[0], panels.items(), strict=True):
         ticks: set[int] = set()
-        for peer, points in by_value[value].items():
+        for peer, points in peers.items():
             streams, medians, lows, highs = zip(*sorted(points), strict=True)
             ticks |= set(streams)
             color = COLORS.get(peer)

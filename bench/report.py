@@ -65,13 +65,18 @@ class Report:
             "peers": {peer.name: _pins(peer) for peer in self.peers},
         }
 
+    def _rounds_told(self) -> str:
+        begun = 1 + max((sample.round for sample in self.samples), default=-1)
+        whole = f"{self.rounds} rounds"
+        return whole if begun == self.rounds else f"{whole}, cut off in the {begun}.,"
+
     def _markdown(self, figures: Figures, drawn: dict[str, list[str]]) -> Iterator[str]:
         facts = self.facts()
         yield f"# mlxk {facts['mlxk']} beside its peers, {facts['date']}\n"
         yield (
             f"`script/bench{' --quick' if self.quick else ''}`: {facts['machine']}, "
             f"Python {facts['python']}, mlx {facts['mlx']}, mlx_lm {facts['mlx_lm']}; "
-            f"{self.rounds} rounds in {facts['took_s']} s. Every value is the median of the rounds "
+            f"{self._rounds_told()} in {facts['took_s']} s. Every value is the median of the rounds "
             "(minimum to maximum); a ratio is the median of the rounds' own ratios to the limit and to "
             "`mlx_lm.server`.\n"
         )
@@ -140,8 +145,10 @@ class Report:
 
     def _judged(self, figures: Figures) -> Iterator[Judgement]:
         for scene in self.scenes:
+            measured = {(row.model, row.case) for row in figures.rows(scene.name)}
             for target in getattr(scene, "targets", ()):
-                yield figures.judge(scene.name, target)
+                if (target.model, target.case) in measured:  # the quick form has fewer cases
+                    yield figures.judge(scene.name, target)
 
 
 def _verdict(found: Judgement) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.leaks import describe_leaks, take_traces
 ROOMS_BESIDE_ONE_ANOTHER = ("e2e", "fuzz", "process", "hub", "api", "soak", "unit/workers", "unit")
 """The longest first, so that no process works alone at the end; and what shares a server stays together: a
 package's server ends when its process goes on with a file of another package."""
+COMPILER = Path(__file__).parent / "compiler"
 EXCUSED_IN_CI = (
     "root ",
     "only root ",
@@ -86,6 +87,9 @@ def clean_environment(socket_root: Path) -> Iterator[None]:
     os.environ["MLXK_HOME"] = str(socket_root / "no-home")
     os.environ["HF_HOME"] = str(socket_root / "no-hub")
     os.environ["TMPDIR"] = str(socket_root)
+    # See the script there: MLX compiles its kernels in each TMPDIR anew.
+    os.environ["PATH"] = f"{COMPILER}{os.pathsep}{os.environ['PATH']}"
+    os.environ["TEST_KERNELS"] = str(COMPILER / "kernels")
     os.environ["SSL_CERT_FILE"] = str(_one_authority(socket_root / "authority.pem"))
     tempfile.tempdir = None
     yield

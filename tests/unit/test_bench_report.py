@@ -93,6 +93,20 @@ def test_the_report_names_peers_ratios_targets_and_trouble(tmp_path: Path) -> No
     assert list(tmp_path.glob("*.png"))
 
 
+def test_a_scene_is_drawn_by_its_own_headline(tmp_path: Path) -> None:
+    """Also one whose cases are numbers of streams and that measures no time to a first token."""
+    samples = [
+        Sample("e-front", f"1 models, {n} streams", "fake", "mlxk", 0, {"cpu_us_per_token": 400.0 / n})
+        for n in (1, 8, 32)
+    ]
+    (scene,) = find_scenes(["e"])
+    text = Report([scene], [Mlxk()], 1, True, samples).write(tmp_path).read_text(encoding="utf-8")
+    pictures = [picture.name for picture in tmp_path.glob("*.png")]
+    assert pictures == [f"e-front-{scene.headline}.png"]
+    assert pictures[0] in text
+    assert "exact repeat" not in text, "targets of what was not measured are left out"
+
+
 def test_the_load_client_counts_what_the_server_sent() -> None:
     with replay() as url:
         found = call(flow, url, bodies=[{"messages": []}] * 5, streams=2)
