@@ -107,7 +107,7 @@ class Server:
                 continue
         return found
 
-    def wait_for(self, condition: Any, timeout_s: float = 20.0) -> Any:
+    def wait_for(self, condition: Any, timeout_s: float = 60.0) -> Any:
         """Poll `condition(self.ps())` until it is true: counters have no event of their own."""
         deadline = time.monotonic() + timeout_s
         while True:

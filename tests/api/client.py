@@ -114,14 +114,14 @@ class Client:
         return {model["name"]: model for model in reply.json()["models"]}
 
     def wait_pool(
-        self, condition: Callable[[dict[str, dict[str, Any]]], Any], timeout_s: float = 20.0
+        self, condition: Callable[[dict[str, dict[str, Any]]], Any], timeout_s: float = 60.0
     ) -> Any:
         """Poll until `condition(self.pool())` is true: counters have no event of their own."""
         return wait_until(lambda: condition(self.pool()), timeout_s, show=self.pool)
 
     def wait_ready(self, *models: str) -> None:
         """Until these are loaded, which somebody has asked for."""
-        self.wait_pool(lambda pool: all(pool.get(name, {}).get("state") == "ready" for name in models), 60.0)
+        self.wait_pool(lambda pool: all(pool.get(name, {}).get("state") == "ready" for name in models), 150.0)
 
     # ------------------------------------------------------------------- completions
 
@@ -191,7 +191,7 @@ def text_body(model: str, prompt: Any, **fields: Any) -> dict[str, Any]:
 
 
 def wait_until(
-    condition: Callable[[], Any], timeout_s: float = 20.0, *, show: Callable[[], Any] | None = None
+    condition: Callable[[], Any], timeout_s: float = 60.0, *, show: Callable[[], Any] | None = None
 ) -> Any:
     """Poll until `condition()` is true; returns its value. `show()` is part of the failure."""
     deadline = time.monotonic() + timeout_s

@@ -196,7 +196,7 @@ class Background:
     def ended(self) -> bool:
         return self._ended
 
-    def wait_more(self, n: int = 3, timeout_s: float = 20.0) -> None:
+    def wait_more(self, n: int = 3, timeout_s: float = 60.0) -> None:
         """Wait for `n` more events: the stream is alive."""
         with self._changed:
             goal = self._n_events + n

@@ -41,7 +41,7 @@ def pid_of(server: Server, model: str) -> int:
     return pid
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20.0) -> float:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
     """Wait for what has no event of its own; returns the seconds it took."""
     began = time.monotonic()
     while not condition():
