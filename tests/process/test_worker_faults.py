@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
         "MLXK_SPARE": "0",
         "MLXK_ABORT_GRACE": f"{ABORT_GRACE_S}s",
         "MLXK_STOP_GRACE": f"{STOP_GRACE_S}s",
-        "MLXK_PONG_TIMEOUT": "1s",
+        "MLXK_PONG_TIMEOUT": "2s",
         "MLXK_LOAD_STALL": "3s",  # the flood of lines needs more than a second where others work, too
     }
     with standing(Server(home, env=env)) as running:
