@@ -17,6 +17,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+Moment = tuple[int, int]
+"""Round and turn: what was measured in the same one met the same machine."""
+
+
 class Row(NamedTuple):
     """What the samples of all rounds have in common."""
 
@@ -56,18 +60,18 @@ class Judgement:
 
 
 class Figures:
-    """All samples of a run, by row and by round. Several of one row and round count as their median."""
+    """All samples of a run, by row and by moment. Several of one row and moment count as their median."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        found: dict[Row, dict[str, dict[int, list[float]]]] = {}
+        found: dict[Row, dict[str, dict[Moment, list[float]]]] = {}
         for sample in samples:
             by_value = found.setdefault(Row(sample.scene, sample.model, sample.case, sample.peer), {})
             for name, value in sample.values.items():
-                by_value.setdefault(name, {}).setdefault(sample.round, []).append(value)
+                by_value.setdefault(name, {}).setdefault((sample.round, sample.turn), []).append(value)
         self._found = {
             row: {
-                name: {number: statistics.median(values) for number, values in rounds.items()}
-                for name, rounds in by_value.items()
+                name: {moment: statistics.median(values) for moment, values in moments.items()}
+                for name, moments in by_value.items()
             }
             for row, by_value in found.items()
         }
@@ -83,21 +87,21 @@ class Figures:
     def values(self, row: Row) -> list[str]:
         return list(self._found.get(row, {}))
 
-    def by_round(self, row: Row, value: str) -> dict[int, float]:
+    def by_moment(self, row: Row, value: str) -> dict[Moment, float]:
         return self._found.get(row, {}).get(value, {})
 
     def spread(self, row: Row, value: str) -> Spread | None:
-        rounds = self.by_round(row, value)
-        return Spread.of(rounds.values()) if rounds else None
+        found = self.by_moment(row, value)
+        return Spread.of(found.values()) if found else None
 
     def ratio(self, row: Row, value: str, other: str) -> float | None:
-        """The median of the rounds' ratios: both of a pair met the same machine. None: nothing to compare."""
+        """The median of the moments' ratios. None: there is nothing to compare."""
         pairs = self._pairs(row, value, other)
         ratios = [ours / theirs for ours, theirs in pairs if theirs]
         return statistics.median(ratios) if ratios else None
 
     def difference(self, row: Row, value: str, other: str) -> float | None:
-        """The median of the rounds' differences."""
+        """The median of the moments' differences."""
         pairs = self._pairs(row, value, other)
         return statistics.median(ours - theirs for ours, theirs in pairs) if pairs else None
 
@@ -110,5 +114,5 @@ class Figures:
         return Judgement(target, compare(row, target.value, target.versus))
 
     def _pairs(self, row: Row, value: str, other: str) -> list[tuple[float, float]]:
-        ours, theirs = self.by_round(row, value), self.by_round(row._replace(peer=other), value)
-        return [(ours[number], theirs[number]) for number in ours if number in theirs]
+        ours, theirs = self.by_moment(row, value), self.by_moment(row._replace(peer=other), value)
+        return [(ours[moment], theirs[moment]) for moment in ours if moment in theirs]

@@ -13,6 +13,7 @@ It speaks JSON lines on its standard streams: `Limit` is the other end.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 import msgspec
 
 from bench.client import Flow, Stream
+from bench.counter import Counter
 
 _SAMPLING = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 DEFAULT_MAX_TOKENS = 512
@@ -54,6 +56,16 @@ class Limit:
         self._process.stdin.flush()
         return msgspec.json.decode(self._line(), type=Flow)
 
+    def begin(self, folder: Path, bodies: Sequence[dict[str, Any]], streams: int, counter: Path) -> None:
+        """Endless: the bodies again and again, until the `bench.counter.Counter` says stop. Then `finish`."""
+        assert self._process.stdin
+        order = {"folder": str(folder), "bodies": list(bodies), "streams": streams, "counter": str(counter)}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> None:
+        self._line()
+
     def _line(self) -> bytes:
         assert self._process.stdout
         line = self._process.stdout.readline()
@@ -62,12 +74,19 @@ class Limit:
         return line
 
 
-def feed(model: Any, tokenizer: Any, bodies: Sequence[dict[str, Any]], streams: int) -> Flow:
-    """All of them through one BatchGenerator, `streams` at a time."""
+def feed(
+    model: Any,
+    tokenizer: Any,
+    bodies: Sequence[dict[str, Any]],
+    streams: int,
+    counter: Counter | None = None,
+) -> Flow:
+    """All of them through one BatchGenerator, `streams` at a time; with a counter, again and again."""
     from mlx_lm.generate import BatchGenerator
 
     shared = _shared_samplers()
-    waiting = [(_encode(tokenizer, body), body, shared(body)) for body in reversed(bodies)]
+    encoded = [(_encode(tokenizer, body), body, shared(body)) for body in bodies]
+    waiting = iter(encoded) if counter is None else itertools.cycle(encoded)
     generator = BatchGenerator(
         model,
         stop_tokens=[[token] for token in tokenizer.eos_token_ids],
@@ -80,16 +99,19 @@ def feed(model: Any, tokenizer: Any, bodies: Sequence[dict[str, Any]], streams: 
     gc.collect()
     gc.freeze()
     began, cpu = time.perf_counter(), time.process_time()
-    while waiting or running:
-        while waiting and len(running) < streams:
-            prompt, body, sampler = waiting.pop()
+    while True:
+        for prompt, body, sampler in itertools.islice(waiting, streams - len(running)):
             arrived = time.perf_counter()
             (uid,) = generator.insert(
-                [prompt], [body.get("max_tokens", DEFAULT_MAX_TOKENS)], samplers=[sampler]
+                [list(prompt)], [body.get("max_tokens", DEFAULT_MAX_TOKENS)], samplers=[sampler]
             )
             running[uid] = Stream(arrived)
+        if not running or (counter is not None and counter.stopped):
+            break
         _, responses = generator.next()
         now = time.perf_counter()
+        if counter is not None:
+            counter.arrived(len(responses))
         for response in responses:
             stream = running[response.uid]
             stream.tokens += 1
@@ -97,6 +119,8 @@ def feed(model: Any, tokenizer: Any, bodies: Sequence[dict[str, Any]], streams: 
             if response.finish_reason:
                 stream.finished, stream.ended = True, now
                 done.append(running.pop(response.uid))
+                if counter is not None:
+                    counter.ended(stream)
     flow = Flow(done, time.perf_counter() - began, time.process_time() - cpu)
     generator.close()
     return flow
@@ -132,7 +156,8 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         model, tokenizer = models[order["folder"]]
-        found = feed(model, tokenizer, order["bodies"], order["streams"])
+        counter = Counter(Path(order["counter"])) if "counter" in order else None
+        found = feed(model, tokenizer, order["bodies"], order["streams"], counter)
         answers.write(msgspec.json.encode(found) + b"\n")
 
 

@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import psutil
 
 import bench
 from bench import models
@@ -68,6 +70,14 @@ def _tell(passed_s: float, scene: Scene, sample: Sample) -> None:
     print(f"[{passed_s:5.0f} s] {where}{told}", file=sys.stderr, flush=True)
 
 
+def _stolen_share(before: Any, after: Any) -> float | None:
+    """Of a virtual machine's cores. Only Linux tells it."""
+    if not hasattr(after, "steal"):
+        return None
+    passed = sum(after) - sum(before)
+    return float((after.steal - before.steal) / passed) if passed else None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,9 +111,11 @@ def main() -> int:
     for peer in peers:
         peer.prepare()
     folders = models.prepare()
+    before = psutil.cpu_times()
     try:
         measure(report, folders, out / "samples.jsonl")
     finally:
+        report.stolen_share = _stolen_share(before, psutil.cpu_times())
         if report.samples:
             print(report.write(out))
     for line in report.trouble:

@@ -32,6 +32,8 @@ class Report:
     samples: list[Sample] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     took_s: float = 0.0
+    stolen_share: float | None = None
+    """Of all cores' time, what the host gave to others during the run. None: not known."""
 
     def write(self, folder: Path) -> Path:
         """bench.md, bench.json and the plots. Returns the first."""
@@ -62,6 +64,7 @@ class Report:
             "rounds": self.rounds,
             "quick": self.quick,
             "took_s": round(self.took_s),
+            "stolen_share": self.stolen_share,
             "peers": {peer.name: _pins(peer) for peer in self.peers},
         }
 
@@ -77,8 +80,8 @@ class Report:
             f"`script/bench{' --quick' if self.quick else ''}`: {facts['machine']}, "
             f"Python {facts['python']}, mlx {facts['mlx']}, mlx_lm {facts['mlx_lm']}; "
             f"{self._rounds_told()} in {facts['took_s']} s. Every value is the median of the rounds "
-            "(minimum to maximum); a ratio is the median of the rounds' own ratios to the limit and to "
-            "`mlx_lm.server`.\n"
+            "(minimum to maximum); a ratio, to the limit and to `mlx_lm.server`, is the median of the ratios "
+            f"of what was measured in the same round (or turn). {_stolen_told(self.stolen_share)}\n"
         )
         yield "| peer | settings |\n|---|---|"
         for peer in self.peers:
@@ -162,6 +165,10 @@ def _pins(peer: Peer) -> str:
 def _cannot(scene: Scene, peers: Sequence[Peer]) -> dict[str, str]:
     told = {peer.name: peer.cannot[scene.name] for peer in peers if scene.name in peer.cannot}
     return {**getattr(scene, "cannot", {}), **told}
+
+
+def _stolen_told(share: float | None) -> str:
+    return "" if share is None else f"The host took {share:.0%} of the cores' time away meanwhile."
 
 
 def _ratios(scene: Scene) -> tuple[str, ...]:

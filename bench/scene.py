@@ -25,6 +25,8 @@ class Sample(msgspec.Struct, frozen=True):
     round: int
     values: dict[str, float]
     """What was measured; the unit ends the name: `ttft_ms_p50`, `tokens_per_s`, `front_bytes`."""
+    turn: int = 0
+    """Of several in one round (`bench.turns`): samples of the same turn are compared with each other."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from bench.scene_throughput import FULL, QUICK, Throughput, values_of
 
 def _samples(peer: str, speeds: list[float]) -> list[Sample]:
     return [
-        Sample("a-throughput", "short, greedy, 8 streams", "tiny", peer, number, {"tokens_per_s": speed})
+        Sample("a-throughput", "in turns, 8 streams", "tiny", peer, number, {"tokens_per_s": speed})
         for number, speed in enumerate(speeds)
     ]
 
 
-OURS = Row("a-throughput", "tiny", "short, greedy, 8 streams", "mlxk")
+OURS = Row("a-throughput", "tiny", "in turns, 8 streams", "mlxk")
 # The machine slows down to a half in the second round: the medians' ratio would be 0.95, the ratios' is 0.9.
 SAMPLES = _samples("mlxk", [190.0, 90.0, 225.0]) + _samples("limit", [200.0, 100.0, 250.0])
 
@@ -80,11 +80,8 @@ def test_the_report_names_peers_ratios_targets_and_trouble(tmp_path: Path) -> No
     report = Report([Throughput()], [LimitPeer(), Mlxk(), MlxKnife()], 3, False, list(SAMPLES), ["it broke"])
     report.peers[2].cannot["a-throughput"] = "no reason"
     text = report.write(tmp_path).read_text(encoding="utf-8")
-    assert "| tiny | short, greedy, 8 streams | mlxk | 190 (90 to 225) |" in text
-    assert (
-        "| tiny | short, greedy, 8 streams | tokens_per_s | mlxk ÷ limit | ≥ 0.95 | 0.9 | **missed** |"
-        in text
-    )
+    assert "| tiny | in turns, 8 streams | mlxk | 190 (90 to 225) |" in text
+    assert "| tiny | in turns, 8 streams | tokens_per_s | mlxk ÷ limit | ≥ 0.95 | 0.9 | **missed** |" in text
     assert "mlx-knife==2.0.8" in text
     assert "mlx-knife takes no part: no reason." in text
     assert "- it broke" in text
@@ -136,3 +133,18 @@ def test_replies_of_a_case_differ_in_length_and_prompts_never_repeat(cases: dict
         bodies = case.bodies()
         assert len({body["messages"][0]["content"] for body in bodies}) == case.requests
         assert {body["max_tokens"] for body in bodies} != {case.max_tokens}
+
+
+def test_samples_of_one_turn_are_compared_with_each_other() -> None:
+    """The machine doubles its speed between the turns: the ratio of the two stays."""
+    samples = [
+        Sample("a-throughput", "in turns, 8 streams", "tiny", peer, 0, {"tokens_per_s": speed * rate}, turn)
+        for turn, speed in enumerate((100.0, 200.0, 50.0))
+        for peer, rate in (("mlxk", 0.9), ("limit", 1.0))
+    ]
+    row = Row("a-throughput", "tiny", "in turns, 8 streams", "mlxk")
+    figures = Figures(samples)
+    assert figures.ratio(row, "tokens_per_s", "limit") == pytest.approx(0.9)
+    spread = figures.spread(row, "tokens_per_s")
+    assert spread is not None
+    assert (spread.minimum, spread.maximum, spread.rounds) == (45.0, 180.0, 3)
