@@ -31,7 +31,7 @@ from bench.peers import START_TIMEOUT_S, Served
 
 TURN_S = 1.0
 WARM_S = 2.0
-"""Of load after the first token and before the first turn: batches have filled, and requests do not begin in step."""
+"""Of load before the first turn: batches have filled, and requests do not begin in step."""
 
 
 class Loaded:
