@@ -52,13 +52,19 @@ class StepGenerator(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no type
         self._steps = 0
         self._currently_processing: list[list[Any]] = []
         """Of each prompt: the segments that are left, the tokens done, all tokens."""
+        self._tells_first_tokens = not ahead
+        self._told: list[Any] = []
+        """First tokens that were handed out already; the batch's next step has them, too."""
         prompts = PromptBatch if ahead else PromptsForPacedDecoding
         self._prompt_batch = prompts.empty(model, self.sampler, prefill_chunk)
         if not ahead:
             self._generation_batch = PacedDecoding.empty(model, self.sampler)
 
     def _next(self) -> tuple[list[Any], list[Any]]:
-        """(prefills, tokens), as mlx_lm's."""
+        """(prefills, tokens), as mlx_lm's. Prompts that join running ones: their first tokens, and those of
+        the others in the next call."""
+        if self._told:  # those that decode have waited for one prefill; not for another one
+            return [], self._decode()
         self._admit()
         self._join()
         progress = self._prefill()
@@ -67,7 +73,12 @@ class StepGenerator(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no type
         self._steps += 1
         if self._steps % CLEAR_CACHE_EVERY_STEPS == 0:
             mx.clear_cache()
-        return progress, self._generation_batch.next()
+        return progress, list(self._told) or self._decode()
+
+    def _decode(self) -> list[Any]:
+        told = {response.uid for response in self._told}
+        self._told = []
+        return [one for one in self._generation_batch.next() if one.uid not in told]
 
     def _admit(self) -> None:
         prompts = len(self._prompt_batch)
@@ -90,7 +101,10 @@ class StepGenerator(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no type
         if complete:
             last_tokens = [waiting[i][0][0] for i in complete]
             self._currently_processing = [p for i, p in enumerate(waiting) if i not in set(complete)]
-            self._generation_batch.extend(self._prompt_batch.split(complete).generate(last_tokens))
+            joining = self._prompt_batch.split(complete).generate(last_tokens)
+            if self._tells_first_tokens and len(self._generation_batch):
+                self._told += _first_tokens(joining)
+            self._generation_batch.extend(joining)
 
     def _prefill(self) -> list[Any]:
         """A chunk of each prompt, not beyond the end of its segment."""
@@ -116,6 +130,25 @@ class StepGenerator(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no type
             return self._prefill_chunk
         share = self._busy_prefill_tokens // max(1, len(self._prompt_batch))
         return max(1, min(self._busy_prefill_chunk, share))
+
+
+def _first_tokens(joining: Any) -> list[Any]:
+    """Of prompts that are about to join running ones: computed now, without the others' step. Not those that
+    end with it, which the batch's own step has to notice."""
+    tokens: list[int] = joining._next_tokens.tolist()
+    rows = zip(
+        joining.uids,
+        tokens,
+        joining._next_logprobs,
+        joining.max_tokens,
+        joining.stop_sequences,
+        strict=True,
+    )
+    return [
+        joining.Response(uid, token, logprobs, None, None, None)
+        for uid, token, logprobs, max_tokens, stops in rows
+        if max_tokens > 1 and not stops.matcher().advance(token)
+    ]
 
 
 class PacedDecoding(GenerationBatch):  # type: ignore[misc]  # mlx_lm has no types

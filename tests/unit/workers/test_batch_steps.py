@@ -30,7 +30,7 @@ class Run:
         self.tokens: dict[int, list[int]] = {}
         self.kept: dict[int, tuple[list[int], int]] = {}
 
-    def insert(self, prompt: list[int], max_tokens: int = 6) -> int:
+    def insert(self, prompt: list[int], max_tokens: int = 6, stop_ids: frozenset[int] = frozenset()) -> int:
         uid = self.batch.insert(
             [prompt],
             cache=None,
@@ -38,7 +38,7 @@ class Run:
             max_tokens=max_tokens,
             sampler=greedy_sampler,
             processors=[],
-            stop_ids=frozenset(),
+            stop_ids=stop_ids,
         )
         self.tokens[uid] = []
         return uid
@@ -65,7 +65,61 @@ def test_the_step_that_completes_a_prompt_gives_its_first_token(model: Any, ahea
     assert len(run.tokens[first]) == 1
     second = run.insert(PROMPTS[2])
     run.step()
-    assert (len(run.tokens[first]), len(run.tokens[second])) == (2, 1)
+    assert (len(run.tokens[first]), len(run.tokens[second])) == (2 if ahead else 1, 1)
+    if not ahead:  # the running one's step follows, and has the joining one's first token, too
+        run.step()
+        assert (len(run.tokens[first]), len(run.tokens[second])) == (2, 1)
+    run.step()
+    assert (len(run.tokens[first]), len(run.tokens[second])) == (3, 2)
+    run.batch.close()
+
+
+def test_running_sequences_wait_for_one_prefill_only(model: Any) -> None:
+    """Prompts that come in every step do not keep those that decode from decoding."""
+    run = Run(model, ahead=False)
+    first = run.insert(PROMPTS[0], max_tokens=40)
+    run.step()
+    for n in range(1, 6):
+        run.insert(PROMPTS[2])
+        run.step()
+        run.insert(PROMPTS[2])
+        run.step()
+        assert len(run.tokens[first]) >= 1 + n
+    run.batch.close()
+
+
+@pytest.mark.parametrize("ends_by", ["length", "stop"])
+def test_a_first_token_that_ends_a_sequence_comes_once_with_its_end(model: Any, ends_by: str) -> None:
+    """A short prompt beside a running sequence."""
+    run = Run(model, ahead=False)
+    probe = run.insert(PROMPTS[2], max_tokens=1)
+    run.step()
+    (token,) = run.tokens[probe]
+    run.insert(PROMPTS[0], max_tokens=20)
+    run.step()
+    ends_at_once = run.insert(
+        PROMPTS[2], 1 if ends_by == "length" else 6, stop_ids=frozenset([token] if ends_by == "stop" else [])
+    )
+    run.step()
+    assert run.tokens[ends_at_once] == [token]
+    assert run.kept[ends_at_once] == ([*PROMPTS[2], token], len(PROMPTS[2]) + 1)
+    run.batch.close()
+
+
+def test_one_that_leaves_after_its_first_token_leaves_its_prompt(model: Any) -> None:
+    run = Run(model, ahead=False)
+    first = run.insert(PROMPTS[0], max_tokens=20)
+    run.step()
+    second = run.insert(PROMPTS[2])
+    run.step()
+    assert len(run.tokens[second]) == 1
+    removed = run.batch.remove(second)
+    assert removed is not None
+    assert removed[1] == PROMPTS[2]
+    assert removed[0][0].size() == len(PROMPTS[2])
+    run.step()
+    assert len(run.tokens[second]) == 1
+    assert len(run.tokens[first]) == 2
     run.batch.close()
 
 
