@@ -75,6 +75,9 @@ LARGER = "38m"
 """For loads only; nothing is generated with it."""
 ENDLESS = "1m"
 """As large as `tiny`, but it never says EOS: 2,000 tokens of prompt take it seconds."""
+EXPERTS = "400m-a3m"
+"""Of 2,048 experts a token uses one: 1.6 GB of weights, and the work of a model of 3 M. To change the model means
+to read weights, as with real ones; no other model here can show that."""
 ON_REQUEST: dict[str, dict[str, Any]] = {
     LARGER: {
         "model_type": "llama",
@@ -93,6 +96,23 @@ ON_REQUEST: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "intermediate_size": 384,
         "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    },
+    EXPERTS: {
+        "model_type": "qwen3_moe",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 128,
+        "num_experts": 2048,
+        "num_experts_per_tok": 1,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
         "tie_word_embeddings": False,
     },
 }
@@ -115,6 +135,10 @@ def larger_model() -> Path:
 
 def endless_model() -> Path:
     return _made(ENDLESS, None)
+
+
+def experts_model() -> Path:
+    return _made(EXPERTS, None)
 
 
 def _made(name: str, folder: Path | None) -> Path:
@@ -141,7 +165,9 @@ def _make(name: str, target: Path) -> None:
     model_class, arguments_class = _get_classes(config)
     mx.random.seed(SEED)
     model = model_class(arguments_class.from_dict(config))
-    weights = _words_only(dict(tree_flatten(model.parameters())), tokens)
+    # MLX's CPU multiplies by chosen experts in float32 only.
+    kind = mx.float32 if name == EXPERTS else mx.bfloat16
+    weights = _words_only(dict(tree_flatten(model.parameters())), tokens, kind)
     target.mkdir()
     for part in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(builtin_path() / part, target)
@@ -160,7 +186,7 @@ def _vocabulary() -> dict[str, int]:
     return dict(tokenizer.get_vocab(with_added_tokens=True))
 
 
-def _words_only(weights: dict[str, Any], tokens: dict[str, int]) -> dict[str, Any]:
+def _words_only(weights: dict[str, Any], tokens: dict[str, int], kind: Any) -> dict[str, Any]:
     """Random weights that cannot say a forbidden token.
 
     The first dimension carries a constant through all layers: the embeddings put 1 there, no layer writes to
@@ -179,7 +205,7 @@ def _words_only(weights: dict[str, Any], tokens: dict[str, int]) -> dict[str, An
             value[:, 0] = verdict + 1.0 if tied else 1.0
         elif name == "lm_head.weight":
             value[:, 0] = verdict
-        weights[name] = value.astype(mx.bfloat16)
+        weights[name] = value.astype(kind)
     return weights
 
 

@@ -3,8 +3,9 @@
 The models are copies of one under different names. `mlx_lm.server` takes another model per request, by its
 path, and has one loaded at a time. "Swapped" gives mlxk room for one model only (`--max-models 1`), so that
 it must do as much. TTFT of B is measured alone, while A streams, beside one busy process that is no server's
-at all, and (Linux) with all of the server bound to half of the cores. mlx-knife takes ten seconds for each
-swap and serves one request at a time: it only takes turns, and only in the full form.
+at all, and (Linux) with all of the server bound to half of the cores. What a change of models costs depends
+on their weights, so two models of 1.6 GB, of which a token uses little, take turns, too. mlx-knife takes ten
+seconds for each swap and serves one request at a time: it only takes turns, and only in the full form.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import psutil
 from bench import limit_cases
 from bench.client import Client, Stream, call
 from bench.copies import copies_of
-from bench.models import ENDLESS, endless_model
+from bench.models import ENDLESS, EXPERTS, endless_model, experts_model
 from bench.scene import Context, Peer, Sample, Served, Target
 from bench.words import Messages, fresh_text, user
 
@@ -161,7 +162,8 @@ class Pool:
     columns = ("requests_per_s", "request_ms", "ttft_ms", "times_half", "times_busy")
     targets = (
         *[
-            Target(case, ENDLESS, "requests_per_s", "mlx_lm.server", at_least=20)
+            Target(case, model, "requests_per_s", "mlx_lm.server", at_least=20)
+            for model in (ENDLESS, EXPERTS)
             for case in ("2 models, alternating", f"2 models, alternating, {AT_ONCE} clients")
         ],
         Target("TTFT of B, while A streams", ENDLESS, "times_half", at_most=1.2),
@@ -177,6 +179,24 @@ class Pool:
                         continue
                     with context.attempt(f"{self.name}, {model}, {peer.name}"):
                         yield from self._peer(context, peer, model, folders)
+        with copies_of(experts_model(), 2) as folders:
+            for peer in context.able(self.name):
+                if peer.name != NO_BATCH:
+                    with context.attempt(f"{self.name}, {EXPERTS}, {peer.name}"):
+                        yield from self._large(context, peer, folders)
+
+    def _large(self, context: Context, peer: Peer, folders: Sequence[Path]) -> Iterator[Sample]:
+        amounts = QUICK if context.quick else FULL
+
+        def sample(case: str, values: Values) -> Sample:
+            return Sample(self.name, case, EXPERTS, peer.name, context.round, values)
+
+        if peer.name == "limit":
+            yield from _limit_turns([str(folder) for folder in folders], amounts, sample)
+            return
+        with peer.serve(folders) as served:
+            yield from _turns(served, folders, amounts, sample)
+            yield from _crowd(served, folders, amounts, sample)
 
     def _peer(self, context: Context, peer: Peer, model: str, folders: Sequence[Path]) -> Iterator[Sample]:
         def sample(case: str, values: Values) -> Sample:
@@ -271,8 +291,7 @@ def _b_beside_a(
     yield sample("TTFT of B, while A streams", values)
 
 
-def _limit(folders: Sequence[Path], amounts: Amounts, sample: Make) -> Iterator[Sample]:
-    paths = [str(folder) for folder in folders]
+def _limit_turns(paths: Sequence[str], amounts: Amounts, sample: Make) -> Iterator[Sample]:
     own = limit_cases.in_own_process
     for count in (1, 2, 4):
         if count <= len(paths):
@@ -280,6 +299,12 @@ def _limit(folders: Sequence[Path], amounts: Amounts, sample: Make) -> Iterator[
             prompts = _prompts(amounts.alternating)
             took_s = own(limit_cases.alternate, paths[:count], prompts, SHORT_TOKENS)
             yield sample(label, {"request_ms": 1e3 * took_s, "requests_per_s": 1 / took_s})
+
+
+def _limit(folders: Sequence[Path], amounts: Amounts, sample: Make) -> Iterator[Sample]:
+    paths = [str(folder) for folder in folders]
+    own = limit_cases.in_own_process
+    yield from _limit_turns(paths, amounts, sample)
     took_s = own(limit_cases.swap, paths[:2], _prompts(2 * amounts.swaps), SHORT_TOKENS)
     values = {"request_ms": 1e3 * took_s, "requests_per_s": 1 / took_s}
     yield sample(SWAPPED, values)
