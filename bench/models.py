@@ -76,8 +76,8 @@ LARGER = "38m"
 ENDLESS = "1m"
 """As large as `tiny`, but it never says EOS: 2,000 tokens of prompt take it seconds."""
 EXPERTS = "400m-a3m"
-"""Of 2,048 experts a token uses one: 1.6 GB of weights, and the work of a model of 3 M. To change the model means
-to read weights, as with real ones; no other model here can show that."""
+"""Of 2,048 experts a token uses one: 1.6 GB of weights, and the work of a model of 3 M. To change the model
+is to read weights, as with real ones; no other model here can show that."""
 ON_REQUEST: dict[str, dict[str, Any]] = {
     LARGER: {
         "model_type": "llama",
