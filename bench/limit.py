@@ -149,16 +149,18 @@ def _shared_samplers() -> Callable[[dict[str, Any]], Any]:
 def main() -> None:
     from mlx_lm import load
 
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is not an answer
     models = {folder: load(folder)[:2] for folder in sys.argv[1:]}
     answers.write(b"ready\n")
+    answers.flush()
     for line in sys.stdin:
         order = json.loads(line)
         model, tokenizer = models[order["folder"]]
         counter = Counter(Path(order["counter"])) if "counter" in order else None
         found = feed(model, tokenizer, order["bodies"], order["streams"], counter)
         answers.write(msgspec.json.encode(found) + b"\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
