@@ -243,7 +243,7 @@ def main() -> None:
     function = getattr(importlib.import_module(module), name)
     order = json.load(sys.stdin)
     found = uvloop.run(_measure(function, order["url"], order["arguments"]))
-    # A buffered file, which writes until all is written: with PYTHONUNBUFFERED=1 `sys.stdout.buffer` is a bare
+    # A buffered file writes until all is written. With PYTHONUNBUFFERED=1 `sys.stdout.buffer` is a bare
     # descriptor, and libuv's io_uring ends a long write to a pipe early (1 of 40 here).
     with os.fdopen(os.dup(1), "wb") as out:
         out.write(msgspec.json.encode(found))
