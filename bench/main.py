@@ -21,9 +21,9 @@ import psutil
 
 import bench
 from bench import models
-from bench.peers import BY_NAME, USUAL, Peer
+from bench.peers import BY_NAME, USUAL, CannotRun, Peer
 from bench.report import Report
-from bench.scene import Context, Sample, Scene
+from bench.scene import Context, Sample, Scene, tell
 
 ROUNDS, QUICK_ROUNDS = 3, 1
 RESULTS = Path(__file__).parent / "results"
@@ -43,6 +43,18 @@ def find_scenes(wanted: Sequence[str]) -> list[Scene]:
 
 def _is_called(scene: Scene, name: str) -> bool:
     return name in (scene.name, scene.name.partition("-")[0])
+
+
+def prepare(peers: Sequence[Peer], trouble: list[str]) -> list[Peer]:
+    """Those that could be installed; why the others could not is in `trouble`."""
+    able = []
+    for peer in peers:
+        try:
+            peer.prepare()
+            able.append(peer)
+        except CannotRun as error:
+            tell(trouble, str(error))
+    return able
 
 
 def measure(report: Report, folders: dict[str, Path], lines: Path) -> None:
@@ -96,7 +108,9 @@ def main() -> int:
     unknown = [name for name in a.peers.split(",") if name not in BY_NAME]
     if unknown:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended on the way out
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the servers are ended on the way out
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     scenes = find_scenes([one for one in a.scenes.split(",") if one])
     peers: list[Peer] = [BY_NAME[name]() for name in a.peers.split(",")]
     out: Path = a.out or (RESULTS / "quick" if a.quick else RESULTS)
@@ -108,12 +122,17 @@ def main() -> int:
         ]
         print(report.write(out))
         return 0
-    for peer in peers:
-        peer.prepare()
+    report.peers = prepare(peers, report.trouble)
+    if not report.peers:
+        print("script/bench: no peer is left: nothing is measured", file=sys.stderr)
+        return 1
     folders = models.prepare()
     before = psutil.cpu_times()
     try:
         measure(report, folders, out / "samples.jsonl")
+    except BaseException as error:
+        report.trouble.append(f"cut off by {type(error).__name__}")
+        raise
     finally:
         report.stolen_share = _stolen_share(before, psutil.cpu_times())
         if report.samples:
@@ -124,4 +143,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("script/bench: interrupted", file=sys.stderr)
+        sys.exit(130)

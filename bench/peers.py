@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench import client
 from bench.limit import Limit
@@ -60,21 +63,51 @@ class Served:
         return client.call(client.flow, self.url, bodies=asked, streams=streams)
 
 
+class CannotRun(Exception):
+    """A peer that cannot be installed, or that ended or kept silent and never answered."""
+
+
 class Peer:
     """A program that serves models. `cannot`: scene's name → why not; the table prints it."""
 
     name = ""
     requirements: tuple[str, ...] = ()
+    size = ""
+    """Of its environment, where that is worth a warning."""
     settings = "defaults"
     serves_http = True
 
     def __init__(self) -> None:
         self.cannot: dict[str, str] = {}
+        self.unable: CannotRun | None = None
+        """It takes part no more."""
+        self._answered = False
 
     def prepare(self) -> None:
-        """Makes what the peer needs, once; minutes the first time."""
+        """Makes what the peer needs, once; minutes the first time. Raises CannotRun."""
         if self.requirements:
-            _make_environment(self.environment(), self.requirements)
+            try:
+                _make_environment(self.environment(), self.requirements, self.size)
+            except OSError as error:
+                raise self.cannot_run(str(error)) from error
+
+    def cannot_run(self, reason: str) -> CannotRun:
+        self.unable = CannotRun(f"{self.name}: cannot run here: {reason}")
+        return self.unable
+
+    def _why(self, error: Exception, process: subprocess.Popen[bytes], output: Path) -> CannotRun | None:
+        """Not None if it has never answered, and ended or kept silent. What it printed is kept."""
+        if self._answered:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)  # whoever met the closed connection may be faster than its end
+        if process.returncode is None and not isinstance(error, TimeoutError):
+            return None
+        kept = bench_home() / f"{self.name}.log"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(output, kept)
+        how = str(error) if process.returncode is None else f"it ended with {process.returncode}"
+        return self.cannot_run(f"{how}: {last_line(output)} (all it said: {kept})")
 
     def environment(self) -> Path:
         pins = "-".join(part.replace("==", "-") for part in self.requirements if "==" in part)
@@ -104,6 +137,8 @@ class Peer:
         `warm`: only when every model has answered and nothing is left of the start; else as soon as the
         process has begun. `arguments` go to the peer's command line.
         """
+        if self.unable:
+            raise self.unable
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
             home = Path(name)
@@ -111,11 +146,18 @@ class Peer:
             names = {folder: self.model_name(folder) for folder in folders}
             with running(command, {**os.environ, **self.variables(home)}, home / "output") as process:
                 served = Served(f"http://127.0.0.1:{port}", names, process.pid, self.extra())
-                if warm:
-                    for folder in reversed(folders):  # the first one last: some hold one model only
-                        wait_for_answer(process, served, folder, home / "output")
-                    self.wait_until_quiet(served.url)
-                yield served
+                try:
+                    if warm:
+                        for folder in reversed(folders):  # the first one last: some hold one model only
+                            wait_for_answer(process, served, folder, home / "output")
+                            self._answered = True
+                        self.wait_until_quiet(served.url)
+                    yield served
+                except Exception as error:
+                    if why := self._why(error, process, home / "output"):
+                        raise why from error
+                    raise
+                self._answered = True
 
 
 class Mlxk(Peer):
@@ -197,9 +239,10 @@ class MlxKnife(Peer):
 
 
 class VllmMlx(Peer):
-    """6.5 GB: only on request."""
+    """Large: only on request."""
 
     name = "vllm-mlx"
+    size = "6.5 GB"
     requirements = ("vllm-mlx==0.6.0", MLX)
     settings = "defaults, --continuous-batching"
 
@@ -211,9 +254,10 @@ class VllmMlx(Peer):
 
 
 class RapidMlx(Peer):
-    """6.2 GB: only on request."""
+    """Large: only on request."""
 
     name = "rapid-mlx"
+    size = "6.2 GB"
     requirements = ("rapid-mlx==0.16.10", MLX)
 
     def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
@@ -232,7 +276,12 @@ class LimitPeer(Peer):
         self, folders: Sequence[Path], *, warm: bool = True, arguments: Sequence[str] = ()
     ) -> Iterator[Served]:
         with Limit(folders) as limit:
-            yield Served("", {folder: str(folder) for folder in folders}, limit.pid, limit=limit)
+            watcher = _end_with_us(limit.pid)
+            try:
+                yield Served("", {folder: str(folder) for folder in folders}, limit.pid, limit=limit)
+            finally:
+                watcher.kill()
+                watcher.communicate()
 
 
 BY_NAME: dict[str, type[Peer]] = {
@@ -277,8 +326,12 @@ def running(
 
 
 def _end_with_us(pid: int) -> subprocess.Popen[bytes]:
-    """Ends the process if the bench is killed: the pipe closes then, and the shell stops reading."""
-    command = ["sh", "-c", f"read _; kill -TERM {pid}"]
+    """Ends the process if the bench is killed: the pipe closes then, and the shell stops reading.
+
+    SIGCONT for all of it, and for our own group's load clients: `bench.turns` may have frozen them.
+    """
+    thaw = "; ".join(f"kill -CONT {one} 2>&-" for one in (pid, f"-{pid}", f"-{os.getpgrp()}"))
+    command = ["sh", "-c", f"read _; kill -TERM {pid}; {thaw}"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -295,28 +348,83 @@ def wait_for_answer(process: subprocess.Popen[bytes], served: Served, folder: Pa
                 return
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{served.url}: {error}: {error.read()[:300]!r}") from error
-        except (urllib.error.URLError, ConnectionError) as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                told = output.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{process.args!r} does not answer: {error}\n{told}") from error
+        except (OSError, http.client.HTTPException) as error:
+            if process.poll() is not None:
+                raise RuntimeError(f"it ended with {process.returncode}: {last_line(output)}") from error
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer in {START_TIMEOUT_S:.0f} s") from error
             time.sleep(0.05)
 
 
-def _make_environment(folder: Path, requirements: Sequence[str]) -> None:
-    """A virtual environment; whole once its mark is there. Two benches at once make one."""
+def last_line(output: Path) -> str:
+    """Of what a program printed: as a rule, what ended it. pip says it after `ERROR:`."""
+    lines = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    return [*(lines or ["it said nothing"])[-1:], *errors][-1][:300]
+
+
+def _make_environment(folder: Path, requirements: Sequence[str], size: str) -> None:
+    """A virtual environment; whole once its mark is there. Two benches at once make one. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another bench that installs {folder.name}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         mark = folder / ".installed"
         wanted = " ".join(requirements)
-        if mark.exists() and mark.read_text() == wanted:
+        if mark.exists() and mark.read_text() == wanted and (folder / "bin" / "python").exists():
             return
-        print(f"installing {wanted} into {folder} (minutes the first time)", file=sys.stderr, flush=True)
+        told = f"{size}, minutes" if size else "minutes"
+        print(f"installing {wanted} into {folder} ({told} the first time)", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--disable-pip-version-check", *requirements], check=True)
-        mark.write_text(wanted)
+        output = folder.parent / f"{folder.name}.log"
+        python = str(folder / "bin" / "python")
+        try:
+            (folder / "tmp").mkdir(parents=True)  # pip's own, so that none of it is left in /tmp
+            _install(output, lock.fileno(), folder, [sys.executable, "-m", "venv", str(folder)])
+            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _install(output, lock.fileno(), folder, [*pip, *requirements])
+            shutil.rmtree(folder / "tmp")
+            mark.write_text(wanted)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, OSError):  # interrupted
+                output.unlink(missing_ok=True)
+            raise
+        output.unlink()
+
+
+def _install(output: Path, lock: int, folder: Path, command: Sequence[str]) -> None:
+    """Holds the lock even if the bench is killed. Raises OSError."""
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "TMPDIR": str(folder / "tmp")},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock,),
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            for one in _below(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.kill()
+            process.wait()
+            raise
+    if code:
+        raise OSError(f"{command[2]} ended with {code}: {last_line(output)} (all it said: {output})")
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it has ended
+        return []
 
 
 def _add_to_hub_cache(hub: Path, name: str, folder: Path) -> None:

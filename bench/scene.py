@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench.peers import Peer, Served
+from bench.peers import CannotRun, Peer, Served
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -63,17 +64,36 @@ class Context:
         Whoever came first in one round comes later in the next, so that a machine that gets slower (or
         warmer) during a round wrongs nobody.
         """
-        able = [peer for peer in self.peers if scene not in peer.cannot]
+        able = [peer for peer in self.peers if not peer.unable and scene not in peer.cannot]
         turn = self.round % max(1, len(able))
         return able[turn:] + able[:turn]
 
     @contextlib.contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """A peer that fails in a case loses this sample; the run goes on and says so."""
+        """A peer that fails in a case loses this sample; the run goes on and says so, each thing once."""
         try:
             yield
+        except CannotRun as error:
+            tell(self.trouble, str(error))
         except Exception as error:
-            self.trouble.append(f"{what}: {type(error).__name__}: {error}")
+            if interruption := _interruption(error):
+                raise interruption from None
+            tell(self.trouble, f"{what}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """Ctrl-C (or SIGTERM), when what failed on the way out hides it."""
+    seen: BaseException | None = error
+    while seen is not None and isinstance(seen, Exception):
+        seen = seen.__context__
+    return seen
+
+
+def tell(trouble: list[str], line: str) -> None:
+    """On the screen at once too: a run may take an hour."""
+    if line not in trouble:
+        trouble.append(line)
+        print(f"trouble: {line}", file=sys.stderr, flush=True)
 
 
 class Scene(Protocol):
@@ -91,4 +111,4 @@ class Scene(Protocol):
     def run(self, context: Context) -> Iterable[Sample]: ...
 
 
-__all__ = ["Any", "Context", "Peer", "Sample", "Scene", "Served"]
+__all__ = ["Any", "Context", "Peer", "Sample", "Scene", "Served", "tell"]

@@ -42,10 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """To find the few tests that are `alone`, 200 files and all that they use need not be imported."""
-    if config.option.markexpr != "alone" or collection_path.suffix != ".py":
+    """To find the few tests that are `alone`, 200 files and all that they use need not be imported, nor the
+    conftest.py of a folder that has none (one imports MLX, one openai)."""
+    if config.option.markexpr != "alone":
         return None
-    return True if "mark.alone" not in collection_path.read_text(encoding="utf-8") else None
+    files = collection_path.rglob("*.py") if collection_path.is_dir() else (collection_path,)
+    found = any(file.suffix == ".py" and "mark.alone" in file.read_text(encoding="utf-8") for file in files)
+    return None if found else True
 
 
 def _place(path: Path) -> int:

@@ -28,6 +28,7 @@ class Target:
         assert parts.hostname is not None
         self._address = (parts.hostname, parts.port)
         self._statuses: Counter[int] = Counter()
+        self._validators: dict[str, jsonschema.Draft202012Validator] = {}
         self.good_text = self.ask_good()
 
     @property
@@ -108,5 +109,8 @@ class Target:
             self.validate({"$ref": f"#/components/schemas/{name}"}, json.loads(frame.removeprefix("data: ")))
 
     def validate(self, schema: dict[str, Any], value: Any) -> None:
-        whole = {**schema, "components": self.document["components"]}
-        jsonschema.Draft202012Validator(whole).validate(value)
+        key = json.dumps(schema, sort_keys=True)
+        if key not in self._validators:  # to make one reads the whole document: some milliseconds
+            whole = {**schema, "components": self.document["components"]}
+            self._validators[key] = jsonschema.Draft202012Validator(whole)
+        self._validators[key].validate(value)

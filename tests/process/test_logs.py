@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from mlxk.config.units import format_time
+from mlxk.supervisor.control_client import ControlClient
 from tests.process.client import Request
 from tests.process.watch import pid_of, until
 from tests.server import Server, add_fake_model, standing
@@ -184,7 +185,8 @@ def test_a_slow_reader_of_logs_stalls_nothing(server: Server) -> None:
 
 
 def test_listeners_that_never_read_stall_nothing_and_cost_bounded_memory(server: Server) -> None:
-    """Over the control socket and over HTTP: thousands of events for clients that take none."""
+    """Over the control socket and over HTTP: some three hundred events for clients that
+    take none. A reload is an event without a process; some loads give those of a worker's life."""
     import socket
 
     address = urlsplit(server.url)
@@ -196,9 +198,11 @@ def test_listeners_that_never_read_stall_nothing_and_cost_bounded_memory(server:
         peer.sendall(b"GET /pool/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: listeners(server) == 2)
         front = psutil.Process(server.pid)
-        load_and_stop(server, 5)
+        load_and_stop(server, 3)
+        reload(server, 50)
         before = front.memory_info().rss
-        load_and_stop(server, 40)
+        load_and_stop(server, 5)
+        reload(server, 250)
         with Request(server, "busy", words=200) as request:
             assert request.text().endswith("w199")
         assert front.memory_info().rss - before < 30_000_000
@@ -210,6 +214,13 @@ def load_and_stop(server: Server, times: int) -> None:
     for _ in range(times):
         server.call("load", {"models": ["busy"]})
         stop(server, "busy")
+
+
+def reload(server: Server, times: int) -> None:
+    created_at = psutil.Process(server.pid).create_time()
+    with ControlClient(server.control_path, server.pid, created_at) as client:
+        for _ in range(times):
+            client.call("reload", {}, timeout_s=60)
 
 
 # -------------------------------------------------------------------------------- events

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 
 from mlxk.store.builtin import builtin_path
+from mlxk.workers import mlx_adapter as adapter
+from mlxk.workers.mlx_adapter import LoadedModel
 from tests.models import MODEL_KINDS, make_random_model
 from tests.unit.workers.engines import RecordingEngine, load_engine
 
@@ -52,13 +54,32 @@ def bare_engines(model_paths: dict[str, Path]) -> Callable[[str], RecordingEngin
     return cache(lambda name: load_engine(model_paths[name], cache_bytes=0))
 
 
+@pytest.fixture(scope="session")
+def read_once() -> Callable[..., LoadedModel]:
+    """What `read_model` gives, the same for all engines of a path: nothing changes weights or a tokenizer, and
+    to read them anew for each of some hundred tests took a tenth of a test's time."""
+    known: dict[str, LoadedModel] = {}
+    read = adapter.read_model
+
+    def read_model(path: str, **options: Any) -> LoadedModel:
+        if path not in known:
+            known[path] = read(path, **options)
+        return known[path]
+
+    return read_model
+
+
 @pytest.fixture
-def new_engine(model_paths: dict[str, Path]) -> Iterator[Callable[..., RecordingEngine]]:
+def new_engine(
+    model_paths: dict[str, Path], read_once: Callable[..., LoadedModel]
+) -> Iterator[Callable[..., RecordingEngine]]:
     """Makes engines that end with the test."""
     made: list[RecordingEngine] = []
 
     def make(name: str, **options: Any) -> RecordingEngine:
-        made.append(load_engine(model_paths[name], **options))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(adapter, "read_model", read_once)
+            made.append(load_engine(model_paths[name], **options))
         return made[-1]
 
     yield make

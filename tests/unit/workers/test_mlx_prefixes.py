@@ -230,7 +230,7 @@ def test_what_is_kept_of_a_batch_does_not_hold_the_batchs_memory(
     engine = new_engine(model)
     prompts = [[i, *encode(engine, LONG * (1 + i % 3))] for i in range(8)]
     requests = [
-        Generate(str(i), tokens=prompt, max_tokens=30 + i, ignore_eos=True, sampling=GREEDY)
+        Generate(str(i), tokens=prompt, max_tokens=8 + i, ignore_eos=True, sampling=GREEDY)
         for i, prompt in enumerate(prompts)
     ]
     run(engine, *requests)  # what the first run alone needs (compiled kernels, constants) is not counted
