@@ -169,8 +169,8 @@ class Batch:
         return int(uid)
 
     def step(self) -> tuple[list[BatchToken], list[BatchProgress]]:
-        """At most one prefill chunk, then one decode step for all: also for the prompts that it completes. On a
-        CPU the first tokens of those come alone, and the step for all is the next call's.
+        """At most one prefill chunk, then one decode step for all: also for the prompts that it completes.
+        (On a CPU the first tokens of those come alone, and the step for all is the next call's.)
 
         While something decodes the chunk is small: a long prompt must not stall the others.
         """

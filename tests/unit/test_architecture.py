@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ LIBRARIES: dict[str, set[str]] = {
 HEAVY = {*LIBRARIES, "msgspec", "psutil", "uvloop", "asyncio"} - {"click"}
 
 
+@cache
 def imports_of(path: Path) -> list[tuple[str, bool]]:
     """(module, is it imported at the top level?) for every import of a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

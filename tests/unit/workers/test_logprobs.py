@@ -323,7 +323,7 @@ def test_sampled_replies_in_a_batch_tell_their_content(
             logprobs=seed % 3,
             sampling=Sampling(temperature=1.0, seed=seed),
         )
-        for seed in range(12)
+        for seed in range(6)
     ]
     found = collect(engine, *requests)
     replies = run(
