@@ -14,6 +14,7 @@ import asyncio
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -239,6 +240,7 @@ async def _measure(function: Callable[..., Awaitable[list[Stream]]], url: str, a
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the bench's to tell
     module, _, name = sys.argv[1].partition(":")
     function = getattr(importlib.import_module(module), name)
     order = json.load(sys.stdin)

@@ -16,6 +16,7 @@ import gc
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ def _shared_samplers() -> Callable[[dict[str, Any]], Any]:
 def main() -> None:
     from mlx_lm import load
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the bench's to tell
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is not an answer
     models = {folder: load(folder)[:2] for folder in sys.argv[1:]}

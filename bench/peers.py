@@ -7,13 +7,10 @@ no server at all (`bench.limit`). All run with their defaults; what differs is n
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench import client
+from bench.copies import add_to_hub_cache, with_older_config
+from bench.environments import make_environment
 from bench.limit import Limit
 from bench.models import bench_home
+from bench.processes import end_with_us, free_port, last_line, running
 
 START_TIMEOUT_S = 120.0
 MLX = "mlx[cpu]" if sys.platform == "linux" else "mlx"
@@ -48,6 +46,8 @@ class Served:
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields that this peer's bodies need in order to ask for the same as the others' do."""
     limit: Limit | None = None
+    urls: dict[Path, str] = field(default_factory=dict)
+    """Where each model has a server of its own; `url` is the first one's."""
 
     def body(self, folder: Path, body: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.names[folder], **self.extra, **body}
@@ -60,7 +60,7 @@ class Served:
         if self.limit:
             return self.limit.flow(folder, bodies, streams)
         asked = [self.body(folder, body) for body in bodies]
-        return client.call(client.flow, self.url, bodies=asked, streams=streams)
+        return client.call(client.flow, self.urls.get(folder, self.url), bodies=asked, streams=streams)
 
 
 class CannotRun(Exception):
@@ -87,7 +87,7 @@ class Peer:
         """Makes what the peer needs, once; minutes the first time. Raises CannotRun."""
         if self.requirements:
             try:
-                _make_environment(self.environment(), self.requirements, self.size)
+                make_environment(self.environment(), self.requirements, self.size)
             except OSError as error:
                 raise self.cannot_run(str(error)) from error
 
@@ -222,7 +222,7 @@ class MlxKnife(Peer):
 
     def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
         for folder in folders:
-            _add_to_hub_cache(home / "hf" / "hub", self.model_name(folder), folder)
+            add_to_hub_cache(home / "hf" / "hub", self.model_name(folder), folder)
         return [
             *(str(self.environment() / "bin" / "mlxk2"), "serve", "--model", self.model_name(folders[0])),
             *("--port", str(port), "--log-level", "warning"),
@@ -238,30 +238,62 @@ class MlxKnife(Peer):
         return {"repetition_penalty": 1.0}
 
 
-class VllmMlx(Peer):
-    """Large: only on request."""
+class OneModel(Peer):
+    """Large, so only on request. A server for each model: they hold one."""
 
+    flags: tuple[str, ...] = ()
+    settings = "defaults; a server for each model; rope_theta stands where its older mlx-lm looks for it"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cannot["c-pool"] = "a server holds one model"
+
+    def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
+        (folder,) = folders
+        model = home / "models" / folder.name
+        with_older_config(model, folder)
+        return [
+            *(str(self.environment() / "bin" / self.name), "serve", str(model), "--port", str(port)),
+            *("--served-model-name", self.model_name(folder), *self.flags),
+        ]
+
+    def variables(self, home: Path) -> dict[str, str]:
+        """A home of its own: they keep settings and caches there."""
+        return {"HOME": str(home), "RAPID_MLX_TELEMETRY": "0", **super().variables(home)}
+
+    def model_name(self, folder: Path) -> str:
+        return folder.name
+
+    @contextlib.contextmanager
+    def serve(
+        self, folders: Sequence[Path], *, warm: bool = True, arguments: Sequence[str] = ()
+    ) -> Iterator[Served]:
+        if len(folders) > 1 and not warm:
+            raise RuntimeError("a server holds one model")
+        serve = super().serve
+        with contextlib.ExitStack() as stack:
+            each = {
+                folder: stack.enter_context(serve([folder], warm=warm, arguments=arguments))
+                for folder in folders
+            }
+            first = each[folders[0]]
+            first.urls = {folder: served.url for folder, served in each.items()}
+            first.names = {folder: self.model_name(folder) for folder in folders}
+            yield first
+
+
+class VllmMlx(OneModel):
     name = "vllm-mlx"
     size = "6.5 GB"
     requirements = ("vllm-mlx==0.6.0", MLX)
-    settings = "defaults, --continuous-batching"
-
-    def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
-        return [
-            *(str(self.environment() / "bin" / self.name), "serve", str(folders[0])),
-            *("--port", str(port), "--continuous-batching"),
-        ]
+    flags = ("--continuous-batching",)
+    settings = f"--continuous-batching, else {OneModel.settings}"
 
 
-class RapidMlx(Peer):
-    """Large: only on request."""
-
+class RapidMlx(OneModel):
     name = "rapid-mlx"
     size = "6.2 GB"
     requirements = ("rapid-mlx==0.16.10", MLX)
-
-    def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
-        return [str(self.environment() / "bin" / self.name), "serve", str(folders[0]), "--port", str(port)]
 
 
 class LimitPeer(Peer):
@@ -276,7 +308,7 @@ class LimitPeer(Peer):
         self, folders: Sequence[Path], *, warm: bool = True, arguments: Sequence[str] = ()
     ) -> Iterator[Served]:
         with Limit(folders) as limit:
-            watcher = _end_with_us(limit.pid)
+            watcher = end_with_us(limit.pid)
             try:
                 yield Served("", {folder: str(folder) for folder in folders}, limit.pid, limit=limit)
             finally:
@@ -288,51 +320,6 @@ BY_NAME: dict[str, type[Peer]] = {
     peer.name: peer for peer in (Mlxk, MlxLmServer, MlxKnife, LimitPeer, VllmMlx, RapidMlx, MlxkBefore)
 }
 USUAL = ("limit", "mlx_lm.server", "mlxk", "mlx-knife")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(
-    command: Sequence[str], environment: dict[str, str], output: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, in a session of its own; ended by SIGTERM, or by SIGKILL after 20 s."""
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    watcher = _end_with_us(process.pid)
-    try:
-        yield process
-    finally:
-        watcher.kill()
-        watcher.communicate()
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _end_with_us(pid: int) -> subprocess.Popen[bytes]:
-    """Ends the process if the bench is killed: the pipe closes then, and the shell stops reading.
-
-    SIGCONT for all of it, and for our own group's load clients: `bench.turns` may have frozen them.
-    """
-    thaw = "; ".join(f"kill -CONT {one} 2>&-" for one in (pid, f"-{pid}", f"-{os.getpgrp()}"))
-    command = ["sh", "-c", f"read _; kill -TERM {pid}; {thaw}"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def wait_for_answer(process: subprocess.Popen[bytes], served: Served, folder: Path, output: Path) -> None:
@@ -354,90 +341,3 @@ def wait_for_answer(process: subprocess.Popen[bytes], served: Served, folder: Pa
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer in {START_TIMEOUT_S:.0f} s") from error
             time.sleep(0.05)
-
-
-def last_line(output: Path) -> str:
-    """Of what a program printed: as a rule, what ended it. pip says it after `ERROR:`."""
-    lines = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return [*(lines or ["it said nothing"])[-1:], *errors][-1][:300]
-
-
-def _make_environment(folder: Path, requirements: Sequence[str], size: str) -> None:
-    """A virtual environment; whole once its mark is there. Two benches at once make one. Raises OSError."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another bench that installs {folder.name}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        mark = folder / ".installed"
-        wanted = " ".join(requirements)
-        if mark.exists() and mark.read_text() == wanted and (folder / "bin" / "python").exists():
-            return
-        told = f"{size}, minutes" if size else "minutes"
-        print(f"installing {wanted} into {folder} ({told} the first time)", file=sys.stderr, flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        output = folder.parent / f"{folder.name}.log"
-        python = str(folder / "bin" / "python")
-        try:
-            (folder / "tmp").mkdir(parents=True)  # pip's own, so that none of it is left in /tmp
-            _install(output, lock.fileno(), folder, [sys.executable, "-m", "venv", str(folder)])
-            pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _install(output, lock.fileno(), folder, [*pip, *requirements])
-            shutil.rmtree(folder / "tmp")
-            mark.write_text(wanted)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if not isinstance(error, OSError):  # interrupted
-                output.unlink(missing_ok=True)
-            raise
-        output.unlink()
-
-
-def _install(output: Path, lock: int, folder: Path, command: Sequence[str]) -> None:
-    """Holds the lock even if the bench is killed. Raises OSError."""
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "TMPDIR": str(folder / "tmp")},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(lock,),
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            for one in _below(process.pid):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
-            process.kill()
-            process.wait()
-            raise
-    if code:
-        raise OSError(f"{command[2]} ended with {code}: {last_line(output)} (all it said: {output})")
-
-
-def _below(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:  # it has ended
-        return []
-
-
-def _add_to_hub_cache(hub: Path, name: str, folder: Path) -> None:
-    """The folder as the hub's cache would hold it."""
-    repo = hub / f"models--{name.replace('/', '--')}"
-    snapshot = repo / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("0" * 40)
-    for file in folder.iterdir():
-        if file.name != "config.json":
-            (snapshot / file.name).symlink_to(file)
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in config.get("rope_parameters", {}).items():
-        config.setdefault(key, value)
-    (snapshot / "config.json").write_text(json.dumps(config))

@@ -84,7 +84,7 @@ class Context:
 def _interruption(error: BaseException) -> BaseException | None:
     """Ctrl-C (or SIGTERM), when what failed on the way out hides it."""
     seen: BaseException | None = error
-    while seen is not None and isinstance(seen, Exception):
+    while seen is not None and not isinstance(seen, KeyboardInterrupt | SystemExit | GeneratorExit):
         seen = seen.__context__
     return seen
 

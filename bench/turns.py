@@ -142,6 +142,7 @@ async def endless(url: str, bodies: list[dict[str, Any]], streams: int, counter:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the bench's to tell
     order = json.loads(Path(sys.argv[1]).read_text())
     counter = Counter(Path(order["counter"]))
     uvloop.run(endless(order["url"], order["bodies"], order["streams"], counter))
