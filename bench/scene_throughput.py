@@ -112,7 +112,7 @@ QUICK: dict[str, list[Case]] = {
 IN_TURNS = ("limit", "mlx_lm.server", "mlxk", "mlxk-before")
 TURN_STREAMS = {"tiny": (1, 8, 32), "5m": (1, 8, 32)}
 QUICK_TURN_STREAMS = {"tiny": (1, 8, 32), "5m": (8,)}
-TURNS, QUICK_TURNS = 10, 5
+TURNS, QUICK_TURNS = 10, 8
 """In each round."""
 TURN_BODIES = 600
 KNIFE_CASES = (("tiny", 1), ("tiny", 8))
