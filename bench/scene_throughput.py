@@ -15,6 +15,7 @@ requests of two cases. 2,000 tokens take `tiny` three seconds, the larger ones 1
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from bench.peers import Served
 from bench.replay import replay
 from bench.scene import Context, Sample, Target
 from bench.turns import take_turns
-from bench.words import fresh_text, user
+from bench.words import Messages, fresh_text, user
 
 Body = dict[str, Any]
 SAMPLED: Body = {"temperature": 0.8, "top_p": 0.95}
@@ -59,22 +60,31 @@ class Case:
         """`max_tokens` varies by a quarter."""
         return [
             {
-                "messages": user(self._prompt(number)),
+                "messages": self._messages(),
                 "max_tokens": self.max_tokens - number % (self.max_tokens // 4 + 1),
                 **self.sampling[number % len(self.sampling)],
             }
             for number in range(self.requests)
         ]
 
-    def _prompt(self, number: int) -> str:
+    def _messages(self) -> Messages:
         if self.prompt_tokens:
-            return fresh_text(self.prompt_tokens)
-        first, span = _counts[next(_turn)]
-        return f"Count from {first} to {first + span}"
+            return user(fresh_text(self.prompt_tokens))
+        return _count(*_counts[next(_turn)])
 
 
-_counts = [(first, span) for first in range(1, 61) for span in range(5, 15)]
-random.Random(6).shuffle(_counts)
+def _count(first: int, span: int) -> Messages:
+    return user(f"Count from {first} to {first + span}")
+
+
+def _questions(firsts: range) -> list[tuple[int, int]]:
+    found = [(first, span) for first in firsts for span in range(5, 15)]
+    random.Random(6).shuffle(found)
+    return found
+
+
+_counts, _counts_in_turns = _questions(range(1, 61)), _questions(range(61, 261))
+_in_turns = itertools.cycle(_counts_in_turns)
 
 
 def _turns() -> Iterator[int]:
@@ -114,7 +124,8 @@ TURN_STREAMS = {"tiny": (1, 8, 32), "5m": (1, 8, 32)}
 QUICK_TURN_STREAMS = {"tiny": (1, 8, 32), "5m": (8,)}
 TURNS, QUICK_TURNS = 10, 8
 """In each round."""
-TURN_BODIES = 600
+TURN_BODIES = 500
+"""More than a case's turns can use: none is asked twice, and no two cases share one."""
 KNIFE_CASES = (("tiny", 1), ("tiny", 8))
 """Model and streams of the short cases that mlx-knife is asked for."""
 
@@ -229,9 +240,12 @@ class Throughput:
         turns = QUICK_TURNS if context.quick else TURNS
         for streams in (QUICK_TURN_STREAMS if context.quick else TURN_STREAMS).get(model, ()):
             (case,) = _short(model, (streams, TURN_BODIES), tokens=80 if model == "tiny" else 16)
+            bodies = case.bodies()
+            if model == "tiny":
+                bodies = [{**body, "messages": _count(*next(_in_turns))} for body in bodies]
             label = f"in turns, {streams} streams"
             with context.attempt(f"{self.name}, {model}, {label}"):
-                for turn, name, values in take_turns(peers, case.bodies(), streams, turns):
+                for turn, name, values in take_turns(peers, bodies, streams, turns):
                     yield Sample(self.name, label, model, name, context.round, values, turn)
 
 
