@@ -94,7 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer cases, one round: about five minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, one round: about eight minutes")
     parser.add_argument("--scenes", default="", help="letters or names, with commas: a,b (default: all)")
     parser.add_argument(
         "--peers", default=",".join(USUAL), help=f"of {', '.join(BY_NAME)} (default: %(default)s)"
