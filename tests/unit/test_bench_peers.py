@@ -23,7 +23,7 @@ class Broken(Peer):
     requirements = ("broken==1",)
 
     def command(self, folders: Sequence[Path], port: int, home: Path) -> list[str]:
-        return [sys.executable, "-c", "print('a lot'); raise SystemExit('no GPU here')"]
+        return [sys.executable, "-c", "print('a lot', flush=True); raise SystemExit('no GPU here')"]
 
 
 @pytest.fixture(autouse=True)
