@@ -47,8 +47,10 @@ class Counter:
 
     @property
     def tokens_per_arrival(self) -> float:
-        """Not every token brings text, and some pieces bring several tokens' text."""
-        return self._cells[self._ENDED_TOKENS] / max(1, self._cells[self._ENDED_ARRIVALS])
+        """Not every token brings text, and some pieces bring several tokens' text. 1.0 until a request has
+        ended: only then its tokens are known."""
+        arrivals = self._cells[self._ENDED_ARRIVALS]
+        return self._cells[self._ENDED_TOKENS] / arrivals if arrivals else 1.0
 
     @property
     def cached_share(self) -> float:

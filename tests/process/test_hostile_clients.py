@@ -7,6 +7,7 @@ import json
 import resource
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from tests.server import Server, add_fake_model, standing
 
 FOREVER = 10_000_000
 TIMEOUT_S = "1s"
+PATIENCE_S = 3
 MIB = 2**20
 
 
@@ -35,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) -> Iterator[Server]:
     """For clients that are slow but served: this process may be kept from running for a second or two."""
-    with with_limits(tmp_path_factory.mktemp("patient"), receive="3s", send="60s") as running:
+    with with_limits(tmp_path_factory.mktemp("patient"), receive=f"{PATIENCE_S}s", send="60s") as running:
         yield running
 
 
@@ -163,12 +165,14 @@ def test_a_body_that_comes_in_slow_pieces_is_taken(patient: Server) -> None:
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     )
     with connect(patient) as connection:
+        began = time.monotonic()
         connection.sendall(head % len(body))
         connection.settimeout(0.4)
         for start in range(0, len(body), 5000):
             connection.sendall(body[start : start + 5000])
             with suppress(TimeoutError):  # the pace of the sender
                 assert not connection.recv(1) or start + 5000 >= len(body)
+        assert time.monotonic() - began > PATIENCE_S
         connection.settimeout(30)
         assert b'"text":"w0 w1"' in read_all(connection)
 

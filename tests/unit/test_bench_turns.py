@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from bench import turns
+from bench.client import Stream
+from bench.counter import Counter
 from bench.peers import Served
 from bench.replay import TOKENS, replay
 from bench.words import user
@@ -41,6 +43,16 @@ def test_a_load_counts_in_its_turns_only(served: Served, tmp_path: Path) -> None
         assert load.counter.arrivals > frozen_at
         assert load.counter.tokens_per_arrival == pytest.approx(1.0)
         assert load.counter.arrivals > 2 * TOKENS  # requests end, and others begin
+
+
+def test_arrivals_count_as_tokens_before_a_request_has_ended(tmp_path: Path) -> None:
+    """A slow model's first turns may end before any of its requests: they are not without tokens."""
+    path, counter = Counter.make(tmp_path, "counter")
+    load = Counter(path)
+    load.arrived(3)
+    assert (counter.arrivals, counter.tokens_per_arrival) == (3, 1.0)
+    load.ended(Stream(0.0, [0.1, 0.2], tokens=3))
+    assert counter.tokens_per_arrival == 1.5
 
 
 def test_every_peer_has_its_place_in_every_turn(served: Served) -> None:
