@@ -113,6 +113,18 @@ class Choices:
             self.listen(None)
         return self.take_now()
 
+    async def first_words(self, timeout_s: float) -> Batch:
+        """What happens until every choice was heard of, one has failed, or `timeout_s` are over: each prompt
+        may still be refused by the worker, and an answer that has begun cannot become a status any more."""
+        give_up_at = time.monotonic() + timeout_s
+        unheard = set(range(len(self._jobs)))
+        batch: Batch = []
+        while unheard and self._fault is None and (left_s := give_up_at - time.monotonic()) > 0:
+            news = await self.next(left_s)
+            unheard.difference_update(index for index, _ in news)
+            batch += news
+        return batch
+
     @property
     def left_s(self) -> float:
         """Until `request_timeout` has passed; infinite without one."""

@@ -66,9 +66,12 @@ class StreamReply(Response):
     async def _pump(self, choices: Choices, writer: StreamWriter, send: Send, wire: Wire | None) -> None:
         has_headers = False
         quiet_since = time.monotonic()
+        # One prompt: whatever is heard first is enough, and should leave at once.
+        early = await choices.first_words(COMMENT_AFTER_S) if self._plan.n_prompts > 1 else []
         while not writer.done:
             quiet_s = time.monotonic() - quiet_since
-            frames = writer.write(await choices.next(max(0.0, COMMENT_AFTER_S - quiet_s)))
+            frames = writer.write(early or await choices.next(max(0.0, COMMENT_AFTER_S - quiet_s)))
+            early = []
             now = time.monotonic()
             if not frames:
                 if now - quiet_since < COMMENT_AFTER_S:

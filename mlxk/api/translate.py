@@ -61,6 +61,10 @@ class Plan:
     include_usage: bool
     id: str
 
+    @property
+    def n_prompts(self) -> int:
+        return len(self.generates) // self.n
+
     def prompt_of(self, index: int) -> int:
         """Which prompt the choice answers."""
         return index // self.n

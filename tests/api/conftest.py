@@ -18,6 +18,7 @@ def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("fake")
     add_fake_model(home, "org/fake-one")
     add_fake_model(home, "org/fake-two")
+    add_fake_model(home, "org/fussy", prepare_s=0.3, fail_request="refuse me")
     with standing(Server(home, env=FAKE)) as server:
         yield server
 

@@ -63,6 +63,20 @@ def test_a_stream_of_two_choices_interleaves_whole_streams(client: Client, path:
         assert text == "w0 w1 w2"
 
 
+def test_a_stream_begins_when_every_prompt_was_taken(client: Client) -> None:
+    """The second is so long that it is looked at while the first one speaks already."""
+    late = "refuse me, but take your time over it " * 2000
+    body = {"model": "org/fussy", "prompt": ["fine", late], "max_tokens": 3, "stream": True}
+    reply = client.post(TEXT, body)
+    assert (reply.status, reply.error["code"]) == (500, "engine_error"), reply.body
+    with client.stream(TEXT, {**body, "prompt": ["fine", late.replace("refuse", "take")]}) as stream:
+        texts = ["", ""]
+        for event in stream:
+            for choice in event["choices"]:
+                texts[choice["index"]] += choice["text"]
+    assert texts == ["w0 w1 w2"] * 2
+
+
 def test_usage_comes_once_with_the_last_final_chunk(client: Client) -> None:
     with client.stream(CHAT, chat_body("tiny", "Hi", n=3, max_tokens=2)) as stream:
         events = list(stream)

@@ -24,6 +24,12 @@ BAD: dict[str, Bad] = {
     "empty prompt": (TEXT, text_body("tiny", ""), "invalid_request", "prompt"),
     "no tokens": (TEXT, text_body("tiny", []), "invalid_request", "prompt"),
     "an empty one of several": (TEXT, text_body("tiny", ["fine", ""]), "invalid_request", "prompt"),
+    "a long one of several": (
+        TEXT,
+        text_body("tiny", ["fine", TOO_LONG * 10]),
+        "context_length_exceeded",
+        "prompt",
+    ),
     "token id out of range": (TEXT, text_body("tiny", [1, VOCABULARY]), "invalid_request", "prompt"),
     "huge token id": (TEXT, text_body("tiny", [2**40]), "invalid_request", "prompt"),
     "negative token id": (TEXT, text_body("tiny", [-1]), "invalid_request", "prompt[0]"),
