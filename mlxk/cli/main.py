@@ -18,6 +18,7 @@ import click
 
 from mlxk import __version__
 from mlxk.cli.errors import CliError, ExitCode
+from mlxk.cli.interrupts import interrupt_later
 from mlxk.cli.output import print_data, print_error, print_usage_error, silence
 
 VERBS = (
@@ -80,7 +81,8 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in verbs():
             return None
-        command: click.Command = importlib.import_module(f"mlxk.cli.{cmd_name}").command
+        with interrupt_later():
+            command: click.Command = importlib.import_module(f"mlxk.cli.{cmd_name}").command
         return command
 
     def resolve_command(
@@ -170,9 +172,13 @@ def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
     except OSError as error:
         failure = CliError("os_error", str(error))
     except Exception as error:
-        # A mistake of ours: show where, on stderr, so that it can be reported.
-        sys.excepthook(type(error), error, error.__traceback__)
-        failure = CliError("internal_error", f"{type(error).__name__}: {error}")
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            # Pressed while a class was made: Python 3.11 makes a RuntimeError of what `__set_name__` raises.
+            failure = CliError("interrupted", "interrupted")
+        else:
+            # A mistake of ours: show where, on stderr, so that it can be reported.
+            sys.excepthook(type(error), error, error.__traceback__)
+            failure = CliError("internal_error", f"{type(error).__name__}: {error}")
     try:
         if failure.exit_code == ExitCode.INTERRUPTED and not as_json:
             if sys.stderr.isatty():

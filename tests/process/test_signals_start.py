@@ -30,6 +30,18 @@ from mlxk.__main__ import main
 main()
 """
 
+PRESSED_WHILE_CLASSES_ARE_MADE = """
+import os, signal, dataclasses
+make = dataclasses.Field.__set_name__
+def press_and_make(*words):
+    os.kill(os.getpid(), signal.SIGINT)
+    make(*words)
+dataclasses.Field.__set_name__ = press_and_make
+os.write({fd}, b"x")
+from mlxk.cli.main import main  # as `mlxk.__main__` does it, behind the moment that ends at once
+main()
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
@@ -141,6 +153,13 @@ def test_ctrl_c_of_a_verb_is_quiet_however_early_it_comes(home: Path) -> None:
             # The input is empty, so it may have ended with that message already.
             assert command.process.wait(10) in (INTERRUPTED, 2), (moment_s, command.log())
         assert "Traceback" not in command.log(), moment_s
+
+
+def test_ctrl_c_while_a_verb_makes_its_classes(home: Path) -> None:
+    """Python 3.11 makes a RuntimeError of what is raised there."""
+    with running(home, "run", "a", "hello", program=["-c", PRESSED_WHILE_CLASSES_ARE_MADE]) as command:
+        assert command.process.wait(30) == INTERRUPTED, command.log()
+    assert command.log() == ""
 
 
 # ------------------------------------------------------------------------- detached

@@ -144,6 +144,14 @@ def test_an_interrupt_exits_130(failing, mlxk_here):
     assert mlxk_here("ps", "--json").error["type"] == "interrupted"
 
 
+def test_an_interrupt_that_python_has_wrapped_is_one(failing, mlxk_here):
+    wrapped = RuntimeError("Error calling __set_name__")
+    wrapped.__cause__ = KeyboardInterrupt()
+    failing(wrapped)
+    result = mlxk_here("ps")
+    assert (result.code, result.err) == (130, "")
+
+
 def test_a_mistake_of_ours_is_shown_on_stderr_and_still_an_envelope(failing, mlxk_here):
     failing(ZeroDivisionError("oops"))
     result = mlxk_here("ps", "--json")
