@@ -83,8 +83,11 @@ def end_server(client: ControlClient, *, now: bool, timeout_s: float | None) -> 
 
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     arguments = {"models": [], "all": False, "now": now, "timeout_s": timeout_s}
+    # It is answered as soon as it is taken, and dropped with our socket if it is not: a server that stands
+    # still for a moment must not be told of as one that goes on ending.
+    answer_limit_s = None if timeout_s is None else max(timeout_s, ANSWER_LIMIT_S)
     try:
-        data = ask(client, "stop", arguments, timeout_s=timeout_s)
+        data = ask(client, "stop", arguments, timeout_s=answer_limit_s)
     except ServerNotRunningError:
         data = {}  # it ended without a goodbye: that is what was asked for
     left_s = None if deadline is None else max(0.0, deadline - time.monotonic())

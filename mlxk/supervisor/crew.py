@@ -17,7 +17,7 @@ from mlxk.supervisor.obituary import Obituary
 from mlxk.supervisor.orders import StopOrder, WorkerEvent
 from mlxk.supervisor.states import StopStep, WorkerState
 from mlxk.supervisor.switchboard import Switchboard
-from mlxk.supervisor.worker import Worker
+from mlxk.supervisor.worker import LAST_OUTPUT_S, Worker
 from mlxk.supervisor.worker_log import LogPump, WorkerLog
 
 log = logging.getLogger("mlxk.pool")
@@ -93,7 +93,8 @@ class Crew:
         """Wait until every process is reaped and every task done; False after `timeout_s`."""
         await wait_all_exited([w.child for w in self.workers.values()], timeout_s)
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=1.0)
+            # With each process gone, its task waits for nothing but its last output.
+            await asyncio.wait(set(self._tasks), timeout=LAST_OUTPUT_S + 1.0)
         return not self.workers
 
     def close(self) -> None:

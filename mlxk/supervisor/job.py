@@ -160,4 +160,8 @@ class Job:
         return last.fault.code.value if isinstance(last, Failed) else FaultCode.CANCELLED.value
 
     def _on_overdue(self, lease: Lease) -> None:
-        self._pool.report_stuck(lease, f"it did not end an aborted request in {self._abort_grace_s:.0f} s")
+        self._switchboard.catch_up()
+        if not self._mailbox.settled.is_set():
+            self._pool.report_stuck(
+                lease, f"it did not end an aborted request in {self._abort_grace_s:.0f} s"
+            )

@@ -69,8 +69,8 @@ class HttpServer(Protocol):
     def configure(self, settings: Settings) -> None: ...
 
 
-LAST_LINES_S = 0.2
-"""And so long for the last lines of its log."""
+LAST_LINES_S = 2.0
+"""And so long for the last lines of its log: they say why. Only a disk that hangs needs it all."""
 FILES_WAIT_S = 1.0
 """Who leaves at once waits so long for a file that is just being made: a dead disk takes for ever."""
 

@@ -18,6 +18,8 @@ MAX_IPC_PATH_BYTES = 103
 """sun_path on macOS holds 104 bytes with its end; Linux has 108."""
 
 LOCK_PATIENCE_S = 0.2
+LOOKERS_PATIENCE_S = 10.0
+"""Who only looks holds the lock for an instant, unless the system stops it in just that one."""
 PREFIX = "mlxk-"
 
 
@@ -111,16 +113,27 @@ class InstanceLock:
 
 
 def _lock(descriptor: int) -> bool:
-    """Tries for a moment: `mlxk doctor` holds the lock for an instant to see whether anybody does."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    """Tries for a moment: `mlxk doctor` and others look whether anybody holds the lock, and share it then."""
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            patience_s = LOOKERS_PATIENCE_S if _is_only_looked_at(descriptor) else LOCK_PATIENCE_S
+            if time.monotonic() - began >= patience_s:
                 return False
             time.sleep(0.02)
+
+
+def _is_only_looked_at(descriptor: int) -> bool:
+    """No server holds the lock: a server's is not shared."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 def lock_holder() -> int | None:

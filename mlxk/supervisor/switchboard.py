@@ -83,8 +83,7 @@ class Switchboard:
 
     def disconnect_worker(self, worker_id: str, reason: Fault) -> None:
         """The worker is gone: each of its requests ends with `reason`."""
-        while self._read():  # its last frames may lie unread: a request that did end has not failed
-            pass
+        self.catch_up()  # a request that did end has not failed
         self.fail_requests(worker_id, reason)
         self._lines.pop(worker_id, None)
 
@@ -96,6 +95,12 @@ class Switchboard:
     def open_requests(self) -> int:
         """Mailboxes that wait for their last word, of all workers."""
         return len(self._mailboxes)
+
+    def catch_up(self) -> None:
+        """Read what has come. For who is about to judge a silence: when this process has stood still for a
+        while, its timers run before its sockets are read, and what came in time is not there yet."""
+        while self._read():
+            pass
 
     def in_flight(self, worker_id: str) -> int:
         line = self._lines.get(worker_id)

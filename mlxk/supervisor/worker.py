@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mlxk.worker")
 
-LAST_OUTPUT_S = 0.5
-"""How long an ended process's report may wait for what it printed last."""
+LAST_OUTPUT_S = 5.0
+"""How long an ended process's report may wait for what it printed last. That is with us within milliseconds,
+as the thread that reads it never waits for a disk; but any thread may have to wait for a core."""
 PINGED_STATES = frozenset({WorkerState.WARM, WorkerState.LOADING, WorkerState.READY, WorkerState.DRAINING})
 
 
@@ -209,6 +210,9 @@ class Worker:
     # ---------------------------------------------------------------------- time
 
     def _on_time(self) -> None:
+        self._switchboard.catch_up()
+        if not self._inbox.empty():
+            return  # first what it has said, then whether it took too long to
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
             self._on_deadline()

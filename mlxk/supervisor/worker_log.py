@@ -150,6 +150,9 @@ class LogPump:
             if not done.done():
                 done.set_result(None)
 
+        if self._closing:  # the thread takes what is there, and then no orders any more
+            settle()
+            return done
         self._gone.append((log, lambda: loop.call_soon_threadsafe(settle)))
         self._wake()
         return done

@@ -58,6 +58,9 @@ class FakeSwitchboard:
         self.failed.append(reason)
         self.busy = 0
 
+    def catch_up(self) -> None:
+        pass
+
     def in_flight(self, worker_id: str) -> int:
         return self.busy
 

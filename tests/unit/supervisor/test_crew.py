@@ -19,6 +19,7 @@ from mlxk.supervisor.run_dir import make_run_dir
 from mlxk.supervisor.states import StopStep, WorkerState
 from mlxk.supervisor.switchboard import Switchboard
 from mlxk.supervisor.worker import Worker
+from mlxk.supervisor.worker_log import LogPump, WorkerLog
 from mlxk.workers.protocol import Fault, FaultCode
 from tests.server import is_alive, wait_gone
 from tests.unit.supervisor.aio import in_loop
@@ -72,6 +73,27 @@ async def test_a_hired_worker_says_hello_and_ends_when_asked(tmp_path: Path) -> 
         assert (event.exit.code, event.exit.step) == (0, StopStep.ASKED)
         assert await stage.crew.gone(5)
         assert stage.crew.workers == {}
+
+
+@in_loop
+async def test_an_output_that_is_read_late_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads it may have to wait for a core, and the worker's task waits for the thread."""
+    drop = LogPump.drop
+
+    def late(pump: LogPump, output: WorkerLog) -> asyncio.Future[None]:
+        async def wait() -> None:
+            await asyncio.sleep(1.2)
+            await drop(pump, output)
+
+        return asyncio.ensure_future(wait())
+
+    monkeypatch.setattr(LogPump, "drop", late)
+    async with on_stage(tmp_path) as stage:
+        stage.hire()
+        stage.crew.kill_all()
+        assert await stage.crew.gone(5)
 
 
 @in_loop

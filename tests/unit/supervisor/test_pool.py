@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mlxk.config.settings import ModelSettings
-from mlxk.supervisor import restarts
+from mlxk.supervisor import pool_state, restarts
 from mlxk.supervisor.records import Lease
 from mlxk.supervisor.states import ModelState, WorkerState
 from mlxk.workers.protocol import Fault, FaultCode
@@ -183,14 +183,19 @@ async def test_a_load_is_not_abandoned_while_another_waits() -> None:
 
 
 @in_loop
-async def test_who_comes_back_within_the_grace_finds_the_load_going_on() -> None:
+async def test_who_comes_back_within_the_grace_finds_the_load_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_state, "ABANDON_GRACE_S", 1000.0)  # not over before it has come back
     async with on_stage() as stage:
         asked = stage.ask("a")
         worker = await stage.until_worker(1)
         asked.cancel()
         await turns()
         again = stage.ask("a")
-        await asyncio.sleep(0.08)
+        await turns()
+        monkeypatch.setattr(pool_state, "ABANDON_GRACE_S", 0.0)
+        await asyncio.sleep(0.08)  # some ticks
         assert worker.stops == []
         worker.become_ready()
         await again

@@ -7,12 +7,16 @@ import asyncio
 import pytest
 
 from mlxk.config.settings import ModelSettings
+from mlxk.supervisor import restarts
 from mlxk.supervisor.states import WorkerState
 from mlxk.workers.protocol import Fault, FaultCode
 from tests.unit.supervisor.aio import in_loop, turns
 from tests.unit.supervisor.pool_stage import on_stage, quick
 
 __all__ = ["quick"]
+
+LONG_S = 1000.0
+"""Half a second, which it is, may pass in any line of a test."""
 
 
 @in_loop
@@ -50,7 +54,8 @@ async def test_without_spares_nothing_is_spawned_before_it_is_needed() -> None:
 
 
 @in_loop
-async def test_a_dying_spare_is_replaced_slower_and_slower() -> None:
+async def test_a_dying_spare_is_replaced_slower_and_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_WAIT_S", LONG_S)
     async with on_stage(spare=True) as stage:
         (await stage.until_worker(1)).die()
         (await stage.until_worker(2)).die()
@@ -59,8 +64,9 @@ async def test_a_dying_spare_is_replaced_slower_and_slower() -> None:
 
 
 @in_loop
-async def test_a_spare_that_had_to_be_ended_counts_as_a_death_too() -> None:
+async def test_a_spare_that_had_to_be_ended_counts_as_a_death_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """It did not say Hello in time, or was of another version: no loop of spawns."""
+    monkeypatch.setattr(restarts, "FIRST_WAIT_S", LONG_S)
     async with on_stage(spare=True) as stage:
         for number in (1, 2):
             (await stage.until_worker(number)).end()

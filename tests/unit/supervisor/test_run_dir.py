@@ -7,8 +7,9 @@ import fcntl
 import os
 import stat
 import tempfile
-import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,10 +99,16 @@ def test_who_only_looks_at_the_lock_keeps_nobody_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLXK_HOME", str(tmp_path))
+    """However long the system stops it in that instant: no core, Ctrl-Z."""
+    monkeypatch.setattr(run_dir, "LOCK_PATIENCE_S", 0.0)
     (tmp_path / "lock").touch()
     with open(tmp_path / "lock") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+
+        def sleep(_: float) -> None:
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(run_dir, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
         lock = InstanceLock()
         assert lock.acquire()
         lock.release()
