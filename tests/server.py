@@ -88,9 +88,12 @@ class Server:
 
     def call(self, verb: str, args: dict[str, Any] | None = None, timeout_s: float = 60.0) -> dict[str, Any]:
         """A verb of the control socket."""
-        created_at = psutil.Process(self.pid).create_time()
-        with ControlClient(self.control_path, self.pid, created_at) as client:
+        with self.control() as client:
             return client.call(verb, args or {}, timeout_s=timeout_s)
+
+    def control(self) -> ControlClient:
+        """A connection for several verbs."""
+        return ControlClient(self.control_path, self.pid, psutil.Process(self.pid).create_time())
 
     def ps(self) -> dict[str, dict[str, Any]]:
         """The pool's models by name."""

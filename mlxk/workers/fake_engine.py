@@ -5,6 +5,7 @@ request. Its tokens are the UTF-8 bytes of a text, or of the messages as JSON. I
 `fake.json` in the model's folder or by `Load.options`:
 
     load_s, load_fails, load_hangs, die_in_load      what happens while loading
+    load_until, prefill_until                        a file: it goes on, but does not end before that is there
     prepare_s                                        how long the clerk takes over a long prompt
     prefill_steps, prefill_step_s                    how long a prompt takes (all of a step's time, not more)
     step_s, crash_at_step, hang_at_step              what happens while generating
@@ -123,6 +124,9 @@ class FakeEngine:
         while (passed := time.monotonic() - began) < duration_s:
             progress(int(1000 * passed / duration_s), 1000)
             time.sleep(0.01)
+        while self._waits("load_until"):
+            progress(500, 1000)
+            time.sleep(0.01)
         if self._faults.get("load_fails"):
             raise fault(FaultCode.MODEL_LOAD_FAILED, "The fake model was told not to load.")
         progress(1000, 1000)
@@ -179,8 +183,9 @@ class FakeEngine:
         if not waiting:
             return []
         time.sleep(float(self._faults.get("prefill_step_s", 0)))
+        held_back = self._waits("prefill_until")  # its last step
         for sequence in waiting:
-            sequence.prefilled += 1
+            sequence.prefilled = min(sequence.prefilled + 1, sequence.prefill_steps - held_back)
         return [
             Progress(one.request.id, one.n_prompt * one.prefilled // one.prefill_steps, one.n_prompt)
             for one in waiting
@@ -240,6 +245,9 @@ class FakeEngine:
         return Finished(
             sequence.request.id, reason, Usage(sequence.n_prompt, sequence.generated, sequence.cached)
         )
+
+    def _waits(self, fault: str) -> bool:
+        return fault in self._faults and not Path(self._faults[fault]).exists()
 
     def _print_floods(self) -> None:
         for i in range(int(self._faults.get("flood_log_lines", 0))):

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlxk.supervisor.service import REFRESH_TIMEOUT_S
 from tests.api.streams import TIMEOUT_S, Answer, Background, Stream
 
 CHAT = "/v1/chat/completions"
@@ -112,6 +113,16 @@ class Client:
         reply = self.get("/pool")
         assert reply.status == 200, reply.body
         return {model["name"]: model for model in reply.json()["models"]}
+
+    def cache(self, model: str) -> dict[str, int]:
+        """What the model's worker counts of its prefix cache now. Where it does not say so at once, /pool
+        shows what it said last; an answer that was quicker than that patience is no such one."""
+        for _ in range(100):
+            asked_at = time.monotonic()
+            counts = self.pool()[model]["cache"]
+            if time.monotonic() - asked_at < REFRESH_TIMEOUT_S:
+                break
+        return dict(counts)
 
     def wait_pool(
         self, condition: Callable[[dict[str, dict[str, Any]]], Any], timeout_s: float = 60.0

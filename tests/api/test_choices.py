@@ -67,6 +67,8 @@ def test_a_stream_begins_when_every_prompt_was_taken(client: Client) -> None:
     """The second is so long that it is looked at while the first one speaks already."""
     late = "refuse me, but take your time over it " * 2000
     body = {"model": "org/fussy", "prompt": ["fine", late], "max_tokens": 3, "stream": True}
+    # Not also its load: ten seconds of silence begin a stream, whatever comes then.
+    assert client.post("/pool/org/fussy/load").status == 200
     reply = client.post(TEXT, body)
     assert (reply.status, reply.error["code"]) == (500, "engine_error"), reply.body
     with client.stream(TEXT, {**body, "prompt": ["fine", late.replace("refuse", "take")]}) as stream:

@@ -87,7 +87,7 @@ def test_a_wrong_query_is_a_400_that_names_it(pool: Client, query: str) -> None:
 
 def test_a_stop_waits_for_the_running_request(pool: Client) -> None:
     with pool.background("steady", "Hi", max_tokens=40) as running:
-        running.wait_more(2)
+        running.wait_begun()
         stopped = pool.request("DELETE", "/pool/steady")
         assert stopped.json()["stopped"] is True
         answer = running.result()
@@ -129,7 +129,7 @@ def test_a_client_that_leaves_ends_its_request(pool: Client) -> None:
     with pool.stream(CHAT, chat_body("steady", "Hi", max_tokens=4000)) as stream:
         stream.first_content()
         assert pool.pool()["steady"]["in_flight"] == 1
-    pool.wait_pool(lambda models: models["steady"]["in_flight"] == 0, timeout_s=5)
+    pool.wait_pool(lambda models: models["steady"]["in_flight"] == 0)  # not after the 80 s of its answer
 
 
 # ---------------------------------------------------------------------------- one place
@@ -144,11 +144,11 @@ def test_with_room_for_one_model_the_other_waits_for_the_stream(home: Path) -> N
             streaming.wait_begun()
             pid = client.pool()["steady"]["pid"]
             reply = client.chat("tiny", "Hi", max_tokens=3)
-            assert streaming.ended
+            # Asked of the processes: that the stream has ended is known to its thread only when that has run.
+            assert set(client.pool()) == {"tiny"}
+            assert not is_alive(pid)
             assert streaming.result().content.endswith("w39")
         assert reply["choices"][0]["message"]["content"] == "w0 w1 w2"
-        assert set(client.pool()) == {"tiny"}
-        assert not is_alive(pid)
     finally:
         server.close()
 
@@ -161,8 +161,13 @@ def test_a_server_that_drains_refuses_new_work_and_finishes_the_old(home: Path) 
     server = Server(home, env={"MLXK_ENGINE": "fake"})
     try:
         client = Client(server.url)
-        with client.background("steady", "Hi", max_tokens=60) as running:
-            running.wait_more(2)
+        # The second one keeps the drain going until all has been asked, however long that takes.
+        with (
+            client.background("steady", "Hi", max_tokens=40) as running,
+            client.background("steady", "Ho", max_tokens=4000) as holding,
+        ):
+            running.wait_begun()
+            holding.wait_begun()
             server.signal(signal.SIGTERM)
             wait_until(lambda: client.get("/ready").status == 503)
             assert client.get("/ready").error["code"] == "shutting_down"
@@ -184,7 +189,7 @@ def test_ctrl_c_ends_a_live_stream_with_an_error_event(home: Path) -> None:
         with Client(server.url).background("steady", "Hi", max_tokens=2000) as running:
             running.wait_more(2)
             server.signal(signal.SIGINT)
-            answer = running.result(timeout_s=5)
+            answer = running.result()
         assert answer.error is not None
         assert answer.error["code"] == "shutting_down"
         assert not answer.done

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.api.client import CHAT, TEXT, Client, chat_body
+from tests.api.streams import Answer
 from tests.server import Server, add_fake_model
 
 WORDS = "w0 w1 w2 w3"
@@ -89,19 +92,35 @@ def test_a_load_that_fails_is_a_503_also_for_a_stream(home: Path) -> None:
         server.close()
 
 
+def busy_pid(models: dict[str, dict[str, Any]], name: str) -> int | None:
+    """Of the process that works on a request for it."""
+    model = models.get(name, {"in_flight": 0})
+    return model["pid"] if model["in_flight"] else None
+
+
 def test_a_crash_in_the_middle_is_an_error_event_and_no_done(home: Path) -> None:
-    add_fake_model(home, "fragile", crash_at_step=5, step_s=0.05)
+    """By a signal when its first words are here: what a dying process has not sent yet dies with it."""
+    add_fake_model(home, "fragile", step_s=0.05)
     server = Server(home, env={"MLXK_ENGINE": "fake"})
     try:
         client = Client(server.url)
-        answer = client.stream_chat("fragile", "Hi", max_tokens=20)
-        assert answer.content.startswith("w0 w1")
+        with client.stream(CHAT, chat_body("fragile", "Hi", max_tokens=4000)) as stream:
+            answer = Answer()
+            answer.add(stream.first_content())
+            pid = client.pool()["fragile"]["pid"]
+            os.kill(pid, signal.SIGSEGV)
+            for event in stream:
+                answer.add(event)
+        assert answer.content.startswith("w0")
         assert answer.error is not None
         assert (answer.error["type"], answer.error["code"]) == ("server_error", "worker_died")
         assert set(answer.error) == {"message", "type", "param", "code"}
-        assert (answer.done, answer.finish_reason) == (False, None)
+        assert (stream.done, answer.finish_reason) == (False, None)
         # Not streamed, the same is a status that says when to come again.
-        reply = client.post(CHAT, chat_body("fragile", "Hi", max_tokens=20))
+        with client.whole(CHAT, chat_body("fragile", "Hi", max_tokens=4000)) as pending:
+            again = client.wait_pool(lambda models: busy_pid(models, "fragile") not in (None, pid) and models)
+            os.kill(again["fragile"]["pid"], signal.SIGSEGV)
+            reply = pending.read()
         assert (reply.status, reply.error["code"]) == (503, "worker_died")
         assert int(reply.headers["retry-after"]) >= 1
     finally:
@@ -135,7 +154,8 @@ def test_comment_lines_come_while_a_model_loads(home: Path, quick_env: dict[str,
         client = Client(server.url)
         with client.stream(CHAT, chat_body("slow", "Hi", max_tokens=2)) as stream:
             answer = stream.collect()
-            assert len(stream.comments) >= 3
+            # Four or more in a second and a half; a front that stood still for a second has said two.
+            assert len(stream.comments) >= 2
         assert (answer.content, answer.roles, answer.done) == ("w0 w1", 1, True)
         # After the first comment the status is on its way: a failure is an event then.
         with client.stream(CHAT, chat_body("hopeless", "Hi")) as stream:

@@ -46,7 +46,8 @@ from tests.unit.supervisor.aio import in_loop
 
 STOPPED = Fault(FaultCode.MODEL_STOPPED, "stopped")
 ENDLESS = Generate("r", prompt="One, two", max_tokens=100_000, ignore_eos=True)
-LONG_PROMPT = Generate("r", tokens=[5] * 1500, max_tokens=4, ignore_eos=True)
+LONG_PROMPT = Generate("r", tokens=[5] * 1500, max_tokens=100_000, ignore_eos=True)
+"""Also endless: it must not end before a test that had to wait for a core has aborted it."""
 ONE_STEP = 1
 OUR_PING = 7
 """Those of the worker's task have another number."""

@@ -67,7 +67,7 @@ class TestConversation:
             before = server.ps()["tiny"]["cache"]["reused_tokens"]
             assert ask(terminal, COUNT) == COUNTED
             # The first exchange was in the second prompt, word for word, as the chat template writes it.
-            assert server.ps()["tiny"]["cache"]["reused_tokens"] >= before + 20
+            server.wait_for(lambda models: models["tiny"]["cache"]["reused_tokens"] >= before + 20)
             assert "questions    2" in ask(terminal, "/show")
             leave(terminal)
 
@@ -118,7 +118,8 @@ class TestConversation:
                     assert "error" not in answer
                     assert "Human:" not in answer
                 leave(terminal)
-        assert server.ps()["bare"]["cache"]["reused_tokens"] > 20  # the second prompt begins with the first
+        # The second prompt begins with the first.
+        server.wait_for(lambda models: models["bare"]["cache"]["reused_tokens"] > 20)
 
 
 class TestInput:

@@ -77,9 +77,10 @@ def test_no_worker_survives_a_killed_front(home: Path) -> None:
             # The worker and the spare, which is still importing or warm.
             workers = wait_until(lambda: len(pids := server.worker_pids()) == 2 and pids)
             server.signal(signal.SIGKILL)
-            assert server.wait(5) == -signal.SIGKILL
-            assert wait_gone(workers, timeout_s=2) == []
-            answer = stream.result(timeout_s=5)
+            assert server.wait() == -signal.SIGKILL
+            # Milliseconds, where they get a core; who did not notice would stay for a minute.
+            assert wait_gone(workers, timeout_s=10) == []
+            answer = stream.result()
             assert (answer.done, answer.finish_reason) == (False, None)
         assert server.cli("ps").returncode == 3
     finally:

@@ -79,7 +79,8 @@ def test_a_stream_whose_client_leaves_is_aborted(client: Client) -> None:
 
 def test_a_client_that_leaves_in_a_long_prefill_leaves_what_was_computed(client: Client) -> None:
     tokens = [20 + n % 7 for n in range(1200)]
-    with client.whole(TEXT, text_body("tiny", tokens, max_tokens=5)):
+    # Endless: it must still be there when somebody looks.
+    with client.whole(TEXT, text_body("tiny", tokens, **ENDLESS)):
         client.wait_pool(lambda models: models["tiny"]["in_flight"] == 1)
         # Something else is answered between its chunks.
         assert client.chat("tiny", "Hello", max_tokens=2)["choices"]

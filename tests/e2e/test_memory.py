@@ -25,7 +25,7 @@ def test_a_real_cache_gives_way_before_a_model_does_and_its_peak_is_remembered(h
         client = Client(server.url)
         for i in range(4):
             client.text("tiny", f"{i} {STORY * 8}", max_tokens=4)
-        assert client.pool()["tiny"]["cache"]["bytes"] > 0
+        assert client.cache("tiny")["bytes"] > 0
     finally:
         server.close()
     # Room for both, but for 50 MB of their caches. What tiny needs is known by now.

@@ -41,7 +41,7 @@ class Counters:
         self._before = self._read()
 
     def _read(self) -> dict[str, int]:
-        return dict(self._client.pool()[MODEL]["cache"])
+        return self._client.cache(MODEL)
 
     def wait_growth(self, *names: str) -> None:
         """Since the last call, each of these has grown."""
@@ -50,7 +50,7 @@ class Counters:
         def grown(models: dict[str, dict[str, Any]]) -> bool:
             return all(models[MODEL]["cache"][name] > before[name] for name in names)
 
-        self._client.wait_pool(grown, timeout_s=5)
+        self._client.wait_pool(grown)
         self._before = self._read()
 
 
@@ -176,7 +176,7 @@ def test_a_client_that_disconnects_leaves_its_prefix(client: Client, counters: C
     with client.stream(CHAT, body) as stream:
         stream.first_content()
     counters.wait_growth("entries")
-    assert client.pool()[MODEL]["in_flight"] == 0
+    client.wait_pool(lambda models: models[MODEL]["in_flight"] == 0)
     reply = client.chat(MODEL, COUNT_COMMAS, top_p=1, max_tokens=8)
     counters.wait_growth("hits", "reused_tokens")
     usage = reply["usage"]

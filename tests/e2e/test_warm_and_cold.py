@@ -78,11 +78,8 @@ class Ledger:
     def __init__(self, client: Client) -> None:
         self._client = client
         client.post(f"/pool/{MODEL}/load")
-        self._before = self._counted()
+        self._before = client.cache(MODEL)
         self.requests = self.hits = self.reused = 0
-
-    def _counted(self) -> dict[str, int]:
-        return dict(self._client.pool()[MODEL]["cache"])
 
     def add(self, usage: dict[str, Any] | None) -> int:
         assert usage is not None
@@ -101,7 +98,7 @@ class Ledger:
             now = models[MODEL]["cache"]
             return {name: now[name] - self._before[name] for name in wanted} == wanted
 
-        self._client.wait_pool(counted, timeout_s=10)
+        self._client.wait_pool(counted)
 
 
 def small_bytes(client: Client) -> int:
@@ -240,8 +237,9 @@ def leave_while_queued(client: Client, body: dict[str, Any]) -> None:
 
 
 def leave_while_prefilling(client: Client, body: dict[str, Any]) -> None:
-    """Or a little before or after: the steps of a prefill are counted one by one in the unit tests."""
-    with client.whole(CHAT, {**body, "stream": True}):
+    """Or a little before or after: the steps of a prefill are counted one by one in the unit tests. Endless,
+    as else it could have come and gone before anybody has looked."""
+    with client.whole(CHAT, {**body, **ENDLESS, "stream": True}):
         client.wait_pool(lambda models: models[MODEL]["in_flight"] == 1)
 
 

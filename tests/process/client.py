@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -40,6 +41,11 @@ class Request:
         if self._response is None:
             self._response = self._connection.getresponse()
         return self._response
+
+    @property
+    def is_answered(self) -> bool:
+        """Something has come. Does not wait."""
+        return self._response is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
 
     @property
     def status(self) -> int:

@@ -90,7 +90,7 @@ class TestInterrupts:
             terminal.press("c")
             assert terminal.wait_end() == 130
             assert terminal.text() == ""  # the line about the load is gone
-        served.wait_for(lambda models: "slow" not in models or models["slow"]["state"] != "LOADING")
+        served.wait_for(lambda models: "slow" not in models or models["slow"]["state"] != "loading")
 
     def test_a_turn_before_any_answer_is_taken_back(self, served: Server) -> None:
         with talk(served.env, "talker") as terminal:

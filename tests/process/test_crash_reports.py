@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ def test_the_last_crash_is_explained_also_after_the_servers_end(start: Callable[
     add_fake_model(server.home, "crashes", crash_at_step=3)
     with Request(server, "crashes") as request:
         assert "died" in request.error()["message"]
-    until(lambda: server.ps()["crashes"]["pid"] is None if "crashes" in server.ps() else True)
+    until(lambda: server.ps()["crashes"]["pid"] is None)
     pid = json.loads(server.cli("logs", "--last-crash", "--json", "crashes").stdout)["data"]["crash"]["pid"]
     server.signal(signal.SIGTERM)
     server.wait()
@@ -29,6 +30,30 @@ def test_the_last_crash_is_explained_also_after_the_servers_end(start: Callable[
     assert server.cli("logs", "--last-crash").stdout == text
     none = server.cli("logs", "--last-crash", "tiny")
     assert (none.returncode, none.stdout) == (0, "No crash of tiny is known.\n")
+
+
+def test_a_model_that_died_is_shown_until_it_is_loaded_or_stopped(start: Callable[..., Server]) -> None:
+    server = start()
+    add_fake_model(server.home, "crashes", crash_at_step=3)
+    add_fake_model(server.home, "fine")
+    server.call("load", {"models": ["crashes", "fine"]})
+    os.kill(server.ps()["fine"]["pid"], signal.SIGKILL)
+    with Request(server, "crashes") as request:
+        request.error()
+    until(lambda: all(one["pid"] is None for one in server.ps().values()))
+    shown = server.ps()
+    assert {name: (one["state"], one["crashes"]) for name, one in shown.items()} == {
+        "crashes": ("absent", 1),
+        "fine": ("absent", 1),
+    }
+    assert "killed by SIGKILL" in shown["fine"]["last_error"]
+    assert server.cli("ps", "--wide").stdout.count("its process ended while it ran (") == 2
+    server.call("load", {"models": ["fine"]})
+    assert (server.ps()["fine"]["restarts"], server.ps()["fine"]["last_error"]) == (1, None)
+    assert server.cli("stop", "crashes").stdout == "crashes was not running\n"
+    assert list(server.ps()) == ["fine"]
+    server.cli("stop", "fine")
+    assert server.ps() == {}
 
 
 def test_five_deaths_in_a_minute_are_the_end_until_somebody_asks(start: Callable[..., Server]) -> None:

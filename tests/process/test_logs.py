@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from mlxk.config.units import format_time
-from mlxk.supervisor.control_client import ControlClient
 from tests.process.client import Request
 from tests.process.watch import pid_of, until
 from tests.server import Server, add_fake_model, standing
@@ -217,8 +216,7 @@ def load_and_stop(server: Server, times: int) -> None:
 
 
 def reload(server: Server, times: int) -> None:
-    created_at = psutil.Process(server.pid).create_time()
-    with ControlClient(server.control_path, server.pid, created_at) as client:
+    with server.control() as client:
         for _ in range(times):
             client.call("reload", {}, timeout_s=60)
 
@@ -313,7 +311,7 @@ def test_listeners_of_a_server_that_is_killed_end_too(start: Callable[..., Serve
 
 def test_logs_follows_across_workers_and_ends_by_ctrl_c(server: Server) -> None:
     server.call("load", {"models": ["busy"]})
-    until(lambda: "is for busy" in server.cli("logs", "busy").stdout)
+    until(lambda: "is for busy" in logged(server, "busy", "-n", "1"))  # not of an earlier load
     with running(server, "logs", "-f", "-n", "1", "bus") as follower:
         assert follower.stdout is not None
         follower.stdout.readline()

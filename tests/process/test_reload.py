@@ -149,12 +149,14 @@ def test_an_unchanged_configuration_changes_nothing(server: Server) -> None:
 
 def test_a_wrong_configuration_is_told_and_the_old_one_stays(server: Server) -> None:
     loaded(server, "a")
-    configure(server, "[models.a]\npinnd = true\n")
+    configure(server, "[models.a]\npinnd = true\nmax_batch = 0\n")
     with pytest.raises(ControlError, match=r"config\.toml.*pinned"):
         server.call("reload")
     result = server.cli("reload", "--json")
     assert result.returncode == 1
-    assert json.loads(result.stdout)["status"] == "error"
+    envelope = json.loads(result.stdout)
+    assert envelope["status"] == "error"
+    assert [one["key"] for one in envelope["error"]["mistakes"]] == ["pinnd", "max_batch"]
     assert server.ps()["a"]["state"] == "ready"
     assert 3500 < server.ps()["a"]["until"] <= 3600
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.process.client import Request
-from tests.process.watch import pid_of, until
+from tests.process.watch import held, pid_of, until
 from tests.server import Server, add_fake_model, is_alive, standing
 
 FOREVER = 1_000_000
@@ -48,7 +49,7 @@ def test_a_stop_returns_after_the_reap_while_another_model_streams_on(server: Se
         assert result["stopped"]
         assert isinstance(result["freed_bytes"], int)
         assert result["freed_bytes"] > 1_000_000
-        assert took_s < 2
+        assert took_s < 20, "it waited for the other model's stream: a drain takes 30 s"
         for _ in range(5):
             assert "error" not in stream.next_event()
 
@@ -101,13 +102,19 @@ def test_stopping_what_does_not_run_is_a_success(server: Server) -> None:
 
 
 def test_a_request_during_a_drain_gets_a_new_worker(server: Server) -> None:
-    with Request(server, "a", words=40, stream=True) as old, ThreadPoolExecutor(1) as pool:
+    with (
+        Request(server, "a", words=40, stream=True) as old,
+        ThreadPoolExecutor(1) as pool,
+        ExitStack() as stack,
+    ):
         old.next_event()
         pid = pid_of(server, "a")
-        stopping = pool.submit(stop, server, "a")
-        until(lambda: server.ps()["a"]["state"] == "stopping")
-        with Request(server, "a") as new:
-            new.text()
+        with held(pid):
+            stopping = pool.submit(stop, server, "a")
+            until(lambda: server.ps()["a"]["state"] == "stopping")
+            new = stack.enter_context(Request(server, "a"))
+            server.wait_for(lambda models: models["a"]["queued"] == 1)
+        new.text()
         assert stopping.result()[0]["stopped"]
         assert "error" not in old.last_event()
         assert pid_of(server, "a") != pid
@@ -120,7 +127,8 @@ def test_a_request_during_the_stop_ladder_of_a_deaf_worker_gets_a_new_one(server
     pid = pid_of(server, "deaf")
     with ThreadPoolExecutor(1) as pool:
         stopping = pool.submit(stop, server, "deaf")
-        until(lambda: server.ps()["deaf"]["state"] == "stopping")
+        # The ladder takes a second: it may be over before we look again.
+        until(lambda: server.ps().get("deaf", {}).get("state") != "ready")
         with Request(server, "deaf") as request:
             request.text()
         assert stopping.result()[0]["stopped"]

@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
     home: Path = tmp_path_factory.mktemp("home")
     add_fake_model(home, "a", step_s=0.005)
     add_fake_model(home, "slow", tokenize_s=60)
-    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "1", "MLXK_ABORT_GRACE": "1"}
+    env = {"MLXK_ENGINE": "fake", "MLXK_SPARE": "0", "MLXK_MAX_BATCH": "1", "MLXK_ABORT_GRACE": "10s"}
     with standing(Server(home, env=env)) as running:
         yield running
 

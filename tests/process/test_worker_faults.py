@@ -19,7 +19,8 @@ from tests.process.watch import count_spawns, pid_of, until
 from tests.server import Server, add_fake_model, is_alive, standing, wait_gone
 
 FOREVER = 1_000_000
-ABORT_GRACE_S = 0.5
+ABORT_GRACE_S = 2.0
+"""Who hangs does so for good; who does not must hear and answer within it, on a busy machine, too."""
 STOP_GRACE_S = 0.3
 
 
@@ -32,10 +33,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
     add_fake_model(home, "fatal", die_in_load=True)
     add_fake_model(home, "refuser", load_fails=True)
     add_fake_model(home, "hanger", hang_at_step=5)
-    add_fake_model(home, "laggard", slow_abort_s=2.0, step_s=0.005)
+    add_fake_model(home, "laggard", slow_abort_s=60, step_s=0.005)
     add_fake_model(home, "deaf", deaf_to_shutdown=True, ignore_sigterm=True)
     add_fake_model(home, "stalled", load_hangs=True)
-    add_fake_model(home, "flood", flood_log_lines=100_000)
+    add_fake_model(home, "flood", flood_log_lines=20_000)
     add_fake_model(home, "longline", long_log_line_bytes=1_000_000)
     add_fake_model(home, "novel", prefill_steps=2, prefill_step_s=2.5)
     add_fake_model(home, "library", prefill_steps=40, prefill_step_s=0.1)
@@ -47,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) ->
         "MLXK_ABORT_GRACE": f"{ABORT_GRACE_S}s",
         "MLXK_STOP_GRACE": f"{STOP_GRACE_S}s",
         "MLXK_PONG_TIMEOUT": "2s",
-        "MLXK_LOAD_STALL": "3s",  # the flood of lines needs more than a second where others work, too
+        "MLXK_LOAD_STALL": "3s",
     }
     with standing(Server(home, env=env)) as running:
         yield running
@@ -128,7 +129,7 @@ def test_a_hung_step_is_noticed_when_the_client_leaves(server: Server) -> None:
         log = model_log(server.home / "logs", "hanger")
         until(lambda: b"hanging in a step" in log.read_bytes())
     took_s = until(lambda: not is_alive(hung))
-    assert took_s < ABORT_GRACE_S + 2
+    assert took_s < ABORT_GRACE_S + 20, "it was not the abort: a step may take 120 s"
     assert_works(server, "hanger")
 
 
@@ -169,7 +170,7 @@ def test_a_deaf_worker_is_killed_by_the_ladder_and_the_stop_waits_for_it(server:
     (result,) = server.call("stop", {"models": ["deaf"]})["models"]
     assert result["stopped"]
     assert not is_alive(pid)
-    assert 2 * STOP_GRACE_S <= time.monotonic() - began < 2 * STOP_GRACE_S + 3
+    assert 2 * STOP_GRACE_S <= time.monotonic() - began < 20, "it was the default grace, 10 s twice"
 
 
 @pytest.mark.parametrize("model", ["novel", "library"], ids=["long steps", "many steps"])

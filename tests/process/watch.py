@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def pid_of(server: Server, model: str) -> int:
     pid = server.ps()[model]["pid"]
     assert isinstance(pid, int)
     return pid
+
+
+@contextlib.contextmanager
+def held(pid: int) -> Iterator[None]:
+    """The process stands still, and so does its stream: what the block does comes in the middle of it. Not
+    for longer than a pong may take (15 s)."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def until(condition: Callable[[], object], timeout_s: float = 60.0) -> float:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import zmq
 
 from mlxk.workers.channel import Channel
@@ -26,7 +28,7 @@ from mlxk.workers.protocol import (
     encode_to_worker,
 )
 
-PATIENCE_MS = 10_000
+PATIENCE_MS = 60_000
 
 
 class Front:
@@ -104,6 +106,18 @@ class InProcessWorker:
     @property
     def ended(self) -> bool:
         return not self._thread.is_alive()
+
+    def hold(self, monkeypatch: pytest.MonkeyPatch, what: str) -> threading.Event:
+        """From here on the engine's `what` takes as long as the test wants: until that sets the event."""
+        go_on = threading.Event()
+        real = getattr(self.engine, what)
+
+        def held(*args: Any) -> Any:
+            assert go_on.wait(PATIENCE_MS / 1000)
+            return real(*args)
+
+        monkeypatch.setattr(self.engine, what, held)
+        return go_on
 
     def join(self) -> None:
         self._thread.join(PATIENCE_MS / 1000)

@@ -52,26 +52,36 @@ def test_both_ways_are_answered(pair: tuple[Front, InProcessWorker]) -> None:
     assert failed.fault.code is FaultCode.INVALID_REQUEST
 
 
-def test_others_get_their_tokens_meanwhile(pair: tuple[Front, InProcessWorker]) -> None:
+def test_others_get_their_tokens_meanwhile(
+    pair: tuple[Front, InProcessWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     front, worker = pair
-    worker.load(front, tokenize_s=0.5, step_s=0.005)
+    worker.load(front, step_s=0.005)
     front.send(Generate("g", prompt="go", max_tokens=100_000))
     front.listen_until(lambda message: isinstance(message, Deltas))
-    front.send(Tokenize("t", prompt="long"))
-    before = len(front.heard)
+    go_on = worker.hold(monkeypatch, "tokenize")
+    front.send(Tokenize("t", prompt="long"), Tokenize("next", prompt="x"), Abort("next"))
+    front.listen_until(end_of("next"))  # so the engine thread has "t", too
+    for _ in range(6):
+        front.listen_until(lambda message: isinstance(message, Deltas))
+    assert not ends(front, "t")
+    go_on.set()
     front.listen_until(end_of("t"))
-    meanwhile = [message for message in front.heard[before:] if isinstance(message, Deltas)]
-    assert len(meanwhile) > 5
     front.send(Abort("g"))
     front.listen_until(end_of("g"))
 
 
-def test_an_abort_is_answered_at_once_and_once(pair: tuple[Front, InProcessWorker]) -> None:
+def test_an_abort_is_answered_at_once_and_once(
+    pair: tuple[Front, InProcessWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of what is in the works, and of what waits behind it; the next one is served."""
     front, worker = pair
-    worker.load(front, tokenize_s=0.3)
+    worker.load(front)
+    go_on = worker.hold(monkeypatch, "tokenize")
     front.send(Tokenize("a", prompt="x"), Tokenize("b", prompt="x"), Abort("a"), Abort("b"), Abort("b"))
     front.send(Tokenize("c", prompt="x"))
+    front.listen_until(end_of("b"))
+    go_on.set()
     front.listen_until(end_of("c"))
     for request_id in ("a", "b"):
         (word,) = ends(front, request_id)
@@ -120,9 +130,12 @@ def test_a_worker_that_cannot_says_so(pair: tuple[Front, InProcessWorker], state
         assert word.fault.code is FaultCode.MODEL_STOPPED
 
 
-def test_a_shutdown_does_not_wait_for_it(pair: tuple[Front, InProcessWorker]) -> None:
+def test_a_shutdown_does_not_wait_for_it(
+    pair: tuple[Front, InProcessWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     front, worker = pair
-    worker.load(front, tokenize_s=1.0)
+    worker.load(front)
+    go_on = worker.hold(monkeypatch, "tokenize")
     front.send(Tokenize("a", prompt="x"), Tokenize("b", prompt="x"), Shutdown())
     front.listen_until(end_of("b"))
     for request_id in ("a", "b"):
@@ -130,3 +143,4 @@ def test_a_shutdown_does_not_wait_for_it(pair: tuple[Front, InProcessWorker]) ->
         assert isinstance(word, Failed)
         assert word.fault.code is FaultCode.CANCELLED
     worker.join()
+    go_on.set()

@@ -167,9 +167,15 @@ def test_tokenize_counts_what_is_too_long_for_the_model() -> None:
 
 
 def test_the_longest_text_that_is_encoded_leaves_the_others_their_turns() -> None:
-    """A thread that ticks notices who holds the GIL: with the backend's `encode` it would not tick once."""
+    """A thread that ticks notices who holds the GIL: with the backend's `encode` it would not tick once. It
+    may also have to wait for a core: not each time, while who holds the GIL does so each time."""
     made = Encoder(wrapper("tiny"))
     text = prose(400_000)
+    assert any(_longest_turn(lambda: made.encode(text, add_special=True)) < 0.5 for _ in range(5))
+
+
+def _longest_turn(work: Callable[[], object]) -> float:
+    """Of all the time that the work takes, the part of the longest in which no other thread had a turn."""
     ticks: list[float] = []
     over = threading.Event()
 
@@ -180,13 +186,12 @@ def test_the_longest_text_that_is_encoded_leaves_the_others_their_turns() -> Non
     ticker = threading.Thread(target=tick)
     ticker.start()
     began = time.monotonic()
-    made.encode(text, add_special=True)
-    took = time.monotonic() - began
+    work()
+    ended = time.monotonic()
     over.set()
     ticker.join()
-    times = [began, *ticks]
-    longest = max(after - before for before, after in itertools.pairwise(times))
-    assert longest < took / 2
+    times = [began, *(at for at in ticks if at < ended), ended]
+    return max(after - before for before, after in itertools.pairwise(times)) / (ended - began)
 
 
 # --------------------------------------------------------------------------- panics

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlxk.workers import mlx_adapter as adapter
 from mlxk.workers.constraints import Constraint
 from mlxk.workers.detokenizer import Detokenizer
 from mlxk.workers.mlx_adapter import LogitsProcessor, Sampler
@@ -103,6 +104,73 @@ def test_a_step_that_raises_for_one_request_fails_only_that_one(
         assert reply.finished.usage.completion_tokens == 14
         assert [p.done for p in reply.progress] == sorted(p.done for p in reply.progress)
     assert texts(engine, others()) == alone, "nothing wrong was kept"
+
+
+class Sabotage:
+    """In the model for one call, or in one request's sampler for good, from when it is `armed`."""
+
+    def __init__(self, engine: RecordingEngine, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.armed = False
+        kind = type(engine._model)
+        compute = kind.__call__
+
+        def once(*arrays: Any, **more: Any) -> mx.array:
+            if self.armed:
+                self.armed = False
+                raise RuntimeError("sabotage")
+            return compute(*arrays, **more)
+
+        def argmax(logprobs: mx.array) -> mx.array:
+            if self.armed:
+                raise RuntimeError("sabotage")
+            return mx.argmax(logprobs, axis=-1)
+
+        if place == "model":
+            monkeypatch.setattr(kind, "__call__", once)
+        else:
+            engine._maker._samplers = SabotagedSamplers(engine._maker._samplers, sampler=argmax)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("place", ["model", "sampler"])
+def test_a_step_that_raises_after_a_first_token_was_handed_out_early(
+    place: str,
+    new_engine: Callable[..., RecordingEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Decision 0029, on a CPU: a joining prompt's first token leaves before the step of all, and that one
+    fails. The token comes neither twice nor is it lost, and every request ends once (`Conversation`)."""
+    monkeypatch.setattr(adapter, "computes_ahead", lambda: False)  # also where tests run on a GPU
+    engine = new_engine("llama")
+    first, *_ = others()
+    alone = run(engine, first, victim())
+    conversation = Conversation(engine)
+    conversation.submit(first)
+    conversation.run_until(lambda: len(engine.sampled["other 0"]) == 3)
+    sabotage = Sabotage(engine, place, monkeypatch)
+    conversation.submit(victim())
+    conversation.run_until(lambda: bool(engine.sampled["victim"]))
+    assert (len(engine.sampled["other 0"]), len(engine.sampled["victim"])) == (3, 1)
+    sabotage.armed = True
+    conversation.step()
+    assert caplog.text.count("a step failed, trying each of 2 requests alone") == 1
+    conversation.finish()
+    victims = conversation.replies["victim"]
+    if place == "model":
+        assert victims.finished is not None
+        assert victims.tokens == alone["victim"].tokens
+    else:
+        assert victims.fault is not None
+        assert "sabotage" in victims.fault.message
+        assert victims.tokens == alone["victim"].tokens[:1]
+    assert victims.reported == len(victims.tokens)
+    assert conversation.replies["other 0"].finished is not None
+    assert conversation.replies["other 0"].tokens == alone["other 0"].tokens
+    sabotage.armed = False
+    again = run(engine, first, victim())
+    assert {name: reply.tokens for name, reply in again.items()} == {
+        name: reply.tokens for name, reply in alone.items()
+    }
 
 
 def test_two_faults_at_once_fail_both(new_engine: Callable[..., RecordingEngine]) -> None:
