@@ -45,7 +45,7 @@ class Manner:
 
 RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "max_tokens": (int, 1, 2**31 - 1),
-    "temperature": (float, 0, float("inf")),
+    "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "seed": (int, -(2**63), 2**63 - 1),
 }

@@ -31,8 +31,22 @@ config_option = click.option(
 )
 
 
+class SettingsGroup(click.Group):
+    """What is asked for and is not there: most likely a `set`, as other tools have it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            known = ", ".join(self.list_commands(ctx))
+            hint = "to change a setting, edit the file that `mlxk config path` names"
+            ctx.fail(f"there is no `mlxk config {args[0]}`; there are: {known}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
 @click.group(
     "config",
+    cls=SettingsGroup,
     invoke_without_command=True,
     short_help="Show the settings, or write a settings file.",
     epilog=EXAMPLES,
@@ -105,6 +119,11 @@ def check(file: str | None, as_json: bool) -> None:
     A mistake is an error with its file, line and key. What can be read and means nothing, as a model that is
     not installed, is a warning (exit 0).
     """
+    if file is not None and not _path(file).exists():
+        from mlxk.config.errors import ConfigError
+
+        missing = ConfigError(f"there is no file {_path(file)}")
+        raise CliError("config_error", str(missing), missing.as_data())
     data = describe(file, with_server=False)
     facts = {"path": data["file"]["path"], "exists": data["file"]["exists"], "warnings": data["warnings"]}
     if as_json:
@@ -149,11 +168,16 @@ def _write(path: Path, text: str, *, force: bool) -> None:
     if not force and path.is_symlink() | path.exists():
         message = f"{path} is there already and was left as it is; to replace it: mlxk config init --force"
         raise CliError("file_exists", message, {"path": str(path)})
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # "x": nobody's file is overwritten that came to be in this very moment. 0600: it may get to hold secrets.
-    with path.open("w" if force else "x", encoding="utf-8") as file:
-        path.chmod(0o600)
-        file.write(text)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # "x": nobody's file is overwritten that came to be in this very moment. 0600: it may get to hold
+        # secrets.
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            path.chmod(0o600)
+            file.write(text)
+    except OSError as error:
+        advice = "name another with --config, or set MLXK_HOME to a directory that can be written"
+        raise CliError("os_error", f"{path} cannot be written ({error.strerror}); {advice}") from error
 
 
 # ------------------------------------------------------------------------- facts

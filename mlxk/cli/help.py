@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from mlxk.cli.options import json_option
@@ -20,18 +22,23 @@ Examples:
 @click.pass_context
 def command(context: click.Context, verb: tuple[str, ...], as_json: bool) -> None:
     """Show the help page of a verb, or of all of them. With --json: the page's text, and the verbs."""
-    page = _page(context.find_root(), list(verb))
-    if not as_json:
-        click.echo(page)
-        return
+    if as_json:
+        print_page(context, verb)
+    else:
+        click.echo(_page(context.find_root(), verb))
+
+
+def print_page(context: click.Context, words: Sequence[str]) -> None:
+    """The envelope of `mlxk help --json`."""
     from mlxk.cli.main import verbs
 
-    print_data("help", {"verb": " ".join(verb) or None, "verbs": list(verbs()), "text": page})
+    page = _page(context.find_root(), words)
+    print_data("help", {"verb": " ".join(words) or None, "verbs": list(verbs()), "text": page})
 
 
-def _page(root: click.Context, words: list[str]) -> str:
-    """Of `mlxk WORDS`. Raises UsageError for what is no verb."""
-    context, group = root, root.command
+def _page(root: click.Context, verb: Sequence[str]) -> str:
+    """Of `mlxk VERB`. Raises UsageError for what is no verb."""
+    context, group, words = root, root.command, list(verb)
     while words:
         if not isinstance(group, click.Group):
             raise click.UsageError(f"'{context.command_path}' has no verbs of its own", context)

@@ -19,6 +19,7 @@ import click
 from mlxk import __version__
 from mlxk.cli.errors import CliError, ExitCode
 from mlxk.cli.interrupts import interrupt_later
+from mlxk.cli.options import HELP_AS_JSON, add_help_option
 from mlxk.cli.output import print_data, print_error, print_usage_error, silence
 
 VERBS = (
@@ -83,7 +84,7 @@ class VerbGroup(click.Group):
             return None
         with interrupt_later():
             command: click.Command = importlib.import_module(f"mlxk.cli.{cmd_name}").command
-        return command
+        return add_help_option(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -127,6 +128,9 @@ def cli(context: click.Context, show_version: bool, as_json: bool) -> None:
         click.echo(context.get_help())
 
 
+add_help_option(cli)
+
+
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Whatever happens has been reported by then."""
     own = list(arguments)
@@ -155,7 +159,8 @@ def _command_of(words: list[str]) -> str | None:
 
 def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="mlxk", standalone_mode=False)
+        told = HELP_AS_JSON if as_json else None
+        result = cli.main(args=arguments, prog_name="mlxk", standalone_mode=False, obj=told)
         sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except click.UsageError as error:
@@ -170,7 +175,7 @@ def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        failure = CliError("os_error", str(error))
+        failure = CliError("os_error", _words_of(error))
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):
             # Pressed while a class was made: Python 3.11 makes a RuntimeError of what `__set_name__` raises.
@@ -190,6 +195,13 @@ def _call(arguments: list[str], command: str | None, *, as_json: bool) -> int:
     except OSError:  # a full disk: the exit code is all that can still be said
         silence(sys.stdout, sys.stderr)
     return failure.exit_code
+
+
+def _words_of(error: OSError) -> str:
+    """Not "[Errno 2] …": the number is for programmers."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def main() -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mlxk.cli.output import NOTHING, format_table, printable, terminal_width
+from mlxk.cli.output import LEAST_TEXT_CELLS, NOTHING, format_table, printable, terminal_width
 from mlxk.config.units import format_size
 
 INDENT = "  "
@@ -45,7 +45,7 @@ def _row(label: str, text: str) -> list[str]:
 
     return textwrap.wrap(
         printable(text) or "-",
-        max(columns, 50),
+        max(columns, len(start) + LEAST_TEXT_CELLS),
         initial_indent=start,
         subsequent_indent=" " * len(start),
         break_long_words=False,

@@ -123,7 +123,14 @@ class ModelServer:
 
 
 def pull_hint(model: str, error: CliError) -> str:
-    """Nothing for what is probably a typo of an installed model's name."""
+    """Nothing for what is probably a typo of an installed model's name, or no name on the hub at all."""
+    from mlxk.store.hub_errors import OperationError
+    from mlxk.store.hub_reference import parse_reference
+
+    try:
+        parse_reference(model)
+    except OperationError:
+        return ""
     # Over HTTP the nearest names come in the message only.
     is_typo = error.details.get("nearest") or "did you mean" in error.message.casefold()
     return "" if is_typo and "/" not in model else f" To install it: mlxk pull {model}"

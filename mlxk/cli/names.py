@@ -65,4 +65,4 @@ def read_settings(flags: dict[str, object] | None = None, *, config: str | None 
     try:
         return load_settings(flags, config_path=Path(config) if config else None)
     except ConfigError as error:
-        raise CliError("config_error", str(error)) from error
+        raise CliError("config_error", str(error), error.as_data()) from error

@@ -26,6 +26,36 @@ def json_option(function: Function) -> Function:
     )(function)
 
 
+def add_help_option(command: click.Command) -> click.Command:
+    """`--help` as click has it; with `--json`, which may come behind it, it prints what `mlxk help --json`
+    prints. It cannot ask the option `--json`, which click reads later: `mlxk.cli.main.invoke` has looked, and
+    says so in the context's `obj`."""
+
+    def show(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+        if not wanted or context.resilient_parsing:
+            return
+        if context.find_root().obj is HELP_AS_JSON:
+            from mlxk.cli.help import print_page
+
+            print_page(context, context.command_path.split()[1:])
+        else:
+            click.echo(context.get_help())
+        context.exit()
+
+    if command.add_help_option:
+        command.add_help_option = False  # click's own
+        text = "Show this message and exit."
+        click.option(
+            "-h", "--help", is_flag=True, is_eager=True, expose_value=False, callback=show, help=text
+        )(command)
+        for one in command.commands.values() if isinstance(command, click.Group) else ():
+            add_help_option(one)
+    return command
+
+
+HELP_AS_JSON = object()
+
+
 def setting_option(key: str, metavar: str, text: str) -> Callable[[Function], Function]:
     """The flag of a setting: `--max-memory SIZE` for `max_memory`.
 

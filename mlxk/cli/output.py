@@ -127,12 +127,16 @@ def wrap(text: str, indent: str, *, hang: int = 0) -> list[str]:
 
     return textwrap.wrap(
         text,
-        max(columns, len(indent) + 20),
+        max(columns, len(indent) + LEAST_TEXT_CELLS),
         initial_indent=indent,
         subsequent_indent=indent + " " * hang,
         break_long_words=False,
         break_on_hyphens=False,
     ) or [indent]
+
+
+LEAST_TEXT_CELLS = 12
+"""Beside an indentation, in however narrow a terminal: 40 columns are wide enough for all of our pages."""
 
 
 def shorten(text: str, cells: int) -> str:

@@ -33,7 +33,9 @@ Examples:
 @json_option
 @click.pass_context
 def command(context: click.Context, wide: bool, watch: bool, interval_s: float | None, as_json: bool) -> None:
-    """Show the models that the running server holds.
+    """Show the models that the running server holds, and those whose process has died.
+
+    Of these --wide says why; they go from here when they are loaded again, or with `mlxk stop MODEL`.
 
     REQS is the number of running requests, with "+N" for those that wait; UNTIL is when an idle model
     will be unloaded. In a narrow terminal long names are cut and some columns are left out.

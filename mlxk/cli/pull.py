@@ -87,7 +87,9 @@ def _follow(progress: Progress, *, yes: bool) -> Callable[[str, str], bool]:
             return True
         if not sys.stdin.isatty():
             return False
-        return click.confirm(f"The hub has renamed {old} to {printable(new)}. Pull that?", err=True)
+        from mlxk.cli.question import agreed
+
+        return agreed(f"The hub has renamed {old} to {printable(new)}. Pull that?")
 
     return follow
 

@@ -51,6 +51,7 @@ def command(model: str, repo_id: str, public: bool, message: str, yes: bool, as_
 
 
 def _confirm(name: str, plan: PushPlan, *, public: bool, yes: bool) -> None:
+    from mlxk.cli.question import agreed
     from mlxk.config.units import format_size
 
     if yes:
@@ -59,5 +60,5 @@ def _confirm(name: str, plan: PushPlan, *, public: bool, yes: bool) -> None:
         raise click.UsageError("there is no terminal to ask on: give --yes", click.get_current_context())
     where = plan.repo_id if plan.exists else f"{plan.repo_id}, new and {'public' if public else 'private'}"
     size = f"{len(plan.files)} files, {format_size(plan.size_bytes)}"
-    if not click.confirm(f"Upload {name} ({size}) as {plan.user} to {where}?", err=True):
+    if not agreed(f"Upload {name} ({size}) as {plan.user} to {where}?"):
         raise CliError("declined", "nothing was uploaded")

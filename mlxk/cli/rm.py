@@ -91,18 +91,12 @@ def _confirm(removals: Sequence[Removal], removables: Removables, *, yes: bool) 
         note(f"  {_describe(removal)}")
         if names := removables.aliases_of(removal):
             note(f"    ({', '.join(map(printable, names))} of config.toml will lead nowhere)")
+    from mlxk.cli.question import agreed
     from mlxk.config.units import format_size
 
     total = format_size(sum(removal.size_bytes for removal in removals))
     what = "this" if len(removals) == 1 else f"these {len(removals)}"
-    try:
-        agreed = click.confirm(f"Remove {what}? {total} come back", default=False, err=True)
-    except click.Abort as error:
-        if isinstance(error.__context__, EOFError):
-            agreed = False
-        else:
-            raise
-    if not agreed:
+    if not agreed(f"Remove {what}? {total} come back"):
         raise CliError("declined", "nothing was removed")
 
 

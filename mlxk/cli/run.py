@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mlxk.cli.asked import DEFAULT_LENGTH, Manner, Wishes
+from mlxk.cli.asked import DEFAULT_LENGTH, Manner, Wishes, checked_number
 from mlxk.cli.errors import CliError
 from mlxk.cli.model_server import ModelServer
 from mlxk.cli.options import json_option
@@ -25,23 +25,31 @@ Examples:
   mlxk run tiny --no-chat-template "Count from 1 to 10:" --max-tokens 20"""
 
 
+def _checked(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
+    """As `/set` in a conversation: click's own ranges let NaN through, which no JSON can carry."""
+    try:
+        return None if value is None else checked_number(str(parameter.name), value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
 @click.command("run", short_help="Ask a model.", epilog=EXAMPLES)
 @click.argument("model")
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option(
     "--max-tokens",
-    type=click.IntRange(min=1),
+    callback=_checked,
     metavar="N",
     help=f"Longest reply.  [default: {DEFAULT_LENGTH}]",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), metavar="X", help="0 always picks the likeliest token."
+    "--temperature", callback=_checked, metavar="X", help="0 always picks the likeliest token; at most 2."
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1), metavar="X", help="Sample from this share of the probability."
+    "--top-p", callback=_checked, metavar="X", help="Sample from this share of the probability: 0 to 1."
 )
-@click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable.")
+@click.option("--seed", callback=_checked, metavar="N", help="Makes sampling repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the reply before this text. Repeatable.")
 @click.option("--hide-reasoning", is_flag=True, help="Show only the answer of a model that thinks aloud.")
 @click.option("--no-chat-template", is_flag=True, help="Let the model continue PROMPT as it is.")

@@ -132,7 +132,7 @@ def command(
                 read_again=partial(load_settings, asked, config_path=Path(config) if config else None),
             )
         except ConfigError as error:  # found only when it is put to use: a key file, a public address
-            raise CliError("config_error", str(error)) from error
+            raise CliError("config_error", str(error), error.as_data()) from error
         except StartError as error:
             raise CliError("start_failed", str(error)) from error
         if code is None:

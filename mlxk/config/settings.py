@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxk.config.errors import ConfigError
+from mlxk.config.errors import ConfigError, Mistake
 from mlxk.config.fields import SERVER_FIELDS, Field
 from mlxk.config.model_settings import ModelSettings
 from mlxk.config.paths import absolute
@@ -98,13 +98,25 @@ def load_settings(
 
     `flags` are named like the settings, with or without the unit ("max_memory" or "max_memory_bytes"); None
     or () means not given. `config_path` and $MLXK_CONFIG must exist; the default file need not.
-    Raises ConfigError.
+    Raises ConfigError with all that is wrong.
     """
     environ = os.environ if environ is None else environ
-    file = read_config(config_path, environ)
+    mistakes: list[Mistake] = []
+    try:
+        file = read_config(config_path, environ)
+    except ConfigError as error:
+        file = None
+        mistakes += error.mistakes
     values: dict[str, Any] = {}
     sources = {one.name: "default" for one in SERVER_FIELDS} | {"models": "default"}
-    for layer in (from_file(file), _from_environ(environ), _from_flags(flags or {})):
+    layers = (
+        from_file(file, mistakes),
+        _from_environ(environ, mistakes),
+        _from_flags(flags or {}, mistakes),
+    )
+    if mistakes:
+        raise ConfigError(*mistakes)
+    for layer in layers:
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
     return Settings(**values, sources=sources)
@@ -134,7 +146,7 @@ def _may_exist(path: Path) -> bool:
     return True
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Layer:
+def _from_flags(flags: Mapping[str, Any], mistakes: list[Mistake]) -> Layer:
     by_name = {one.name: one for one in SERVER_FIELDS} | {one.key: one for one in SERVER_FIELDS}
     layer: Layer = {}
     for name, raw in flags.items():
@@ -142,22 +154,24 @@ def _from_flags(flags: Mapping[str, Any]) -> Layer:
             raise TypeError(f"load_settings() knows no flag {name!r}")
         if raw is not None and raw != ():
             one = by_name[name]
-            layer[one.name] = (_parse(one, raw, f"--{one.key.replace('_', '-')}"), "flag")
+            _parse(one, raw, f"--{one.key.replace('_', '-')}", "flag", layer, mistakes)
     return layer
 
 
-def _from_environ(environ: Mapping[str, str]) -> Layer:
+def _from_environ(environ: Mapping[str, str], mistakes: list[Mistake]) -> Layer:
     layer: Layer = {}
     for one in SERVER_FIELDS:
         if raw := environ.get(one.variable):  # an empty variable is an unset one, as everywhere in a shell
-            layer[one.name] = (_parse(one, raw, one.variable), one.variable)
+            _parse(one, raw, one.variable, one.variable, layer, mistakes)
     return layer
 
 
-def _parse(one: Field, raw: Any, source: str) -> Any:
+def _parse(one: Field, raw: Any, place: str, source: str, layer: Layer, mistakes: list[Mistake]) -> None:
+    """Puts the value into `layer`, or what is wrong with it into `mistakes`."""
     try:
         value = one.parse(raw)
     except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        mistakes.append(Mistake(f"{place}: {error}", place, key=one.key))
+        return
     # Absolute at once: a detached server runs in another folder than the shell that started it.
-    return str(absolute(value)) if one.name == "api_key_file" else value
+    layer[one.name] = (str(absolute(value)) if one.name == "api_key_file" else value, source)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlxk.config.errors import shown
+from mlxk.config.errors import Mistake, shown
 from mlxk.config.fields import LONGEST_NAME, MODEL_FIELDS, SERVER_FIELDS, Field
 from mlxk.config.model_settings import ModelSettings
 from mlxk.config.paths import absolute
@@ -18,57 +18,66 @@ Layer = dict[str, tuple[Any, str]]
 """Name of a setting -> its value and where that comes from."""
 
 
-def from_file(file: TomlFile | None) -> Layer:
-    """Raises ConfigError with file, line and key."""
+def from_file(file: TomlFile | None, mistakes: list[Mistake]) -> Layer:
+    """What it says, but for what is wrong in it: that goes to `mistakes`, in the order of the lines."""
     if file is None:
         return {}
+    found: list[Mistake] = []
     for key in file.data:
         if key not in ("server", "models"):
             belongs = key in {one.key for one in SERVER_FIELDS}
             hint = "it belongs in the [server] table" if belongs else _nearest_hint(key, ("server", "models"))
-            raise file.error((), key, f"this key is not known here; {hint}")
+            found.append(file.mistake((), key, f"this key is not known here; {hint}"))
     layer: Layer = {}
-    for name, value in _read_table(file, ("server",), SERVER_FIELDS).items():
+    for name, value in _read_table(file, ("server",), SERVER_FIELDS, found).items():
         layer[name] = (value, file.path.name)
     if "models" in file.data:
-        layer["models"] = (_read_models(file), file.path.name)
+        layer["models"] = (_read_models(file, found), file.path.name)
+    mistakes += sorted(found, key=lambda one: one.line or 0)
     return layer
 
 
-def _read_models(file: TomlFile) -> dict[str, ModelSettings]:
+def _read_models(file: TomlFile, mistakes: list[Mistake]) -> dict[str, ModelSettings]:
     tables = file.data["models"]
     if not isinstance(tables, dict):
-        raise file.error((), "models", 'write one table per model: [models."NAME"]')
+        mistakes.append(file.mistake((), "models", 'write one table per model: [models."NAME"]'))
+        return {}
     models: dict[str, ModelSettings] = {}
     for name in tables:
         place = ("models", name)
         if not name.strip() or len(name) > LONGEST_NAME or name[0] in "/~" or ".." in name:
             problem = "cannot be a model's name: write one without ~ or .., not starting with a slash"
-            raise file.error(place, None, f"{shown(name)} {problem}")
-        values = _read_table(file, place, MODEL_FIELDS)
+            mistakes.append(file.mistake(place, None, f"{shown(name)} {problem}"))
+        values = _read_table(file, place, MODEL_FIELDS, mistakes)
         if "path" in values and "id" in values:
-            raise file.error(place, "id", "path and id exclude each other; keep the one that is meant")
+            problem = "path and id exclude each other; keep the one that is meant"
+            mistakes.append(file.mistake(place, "id", problem))
         model = ModelSettings(name=name, **values)
         models[name] = replace(model, id=None) if model.id == name else model
     return models
 
 
-def _read_table(file: TomlFile, place: tuple[str, ...], fields: tuple[Field, ...]) -> dict[str, Any]:
+def _read_table(
+    file: TomlFile, place: tuple[str, ...], fields: tuple[Field, ...], mistakes: list[Mistake]
+) -> dict[str, Any]:
     """The values of a table by their names in the dataclass. An absent table is an empty one."""
     table: Any = file.data
     for part in place:
         table = table.get(part, {})
     if not isinstance(table, dict):
-        raise file.error(place[:-1], place[-1], "this must be a table of name = value pairs")
+        mistakes.append(file.mistake(place[:-1], place[-1], "this must be a table of name = value pairs"))
+        return {}
     by_key = {one.key: one for one in fields}
     values: dict[str, Any] = {}
     for key, raw in table.items():
         if key not in by_key:
-            raise file.error(place, key, _unknown_key(place, key, raw, by_key))
+            mistakes.append(file.mistake(place, key, _unknown_key(place, key, raw, by_key)))
+            continue
         try:
             value = by_key[key].parse(raw)
         except ValueError as error:
-            raise file.error(place, key, str(error)) from None
+            mistakes.append(file.mistake(place, key, str(error)))
+            continue
         if key in ("path", "api_key_file"):
             value = str(absolute(value, base=file.path.parent))
         values[by_key[key].name] = value

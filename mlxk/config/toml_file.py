@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxk.config.errors import ConfigError
+from mlxk.config.errors import ConfigError, Mistake
 
 _HEADER = re.compile(r"\s*(\[[^\[].*\])\s*(?:#.*)?")
 
@@ -21,12 +21,14 @@ class TomlFile:
     text: str
     data: dict[str, Any]
 
-    def error(self, table: tuple[str, ...], key: str | None, problem: str) -> ConfigError:
-        """An error about `key` in `table` (None: the table itself), with the line where that is known."""
+    def mistake(self, table: tuple[str, ...], key: str | None, problem: str) -> Mistake:
+        """About `key` in `table` (None: the table itself), with the line where that is known."""
         line = self.line(table, key)
         where = f"{self.path}, line {line}" if line else str(self.path)
-        place = f"[{'.'.join(_written(part) for part in table)}] " if table else ""
-        return ConfigError(f"{where}: {place}{key + ': ' if key else ''}{problem}")
+        written = ".".join(_written(part) for part in table)
+        message = f"{where}: {f'[{written}] ' if table else ''}{f'{key}: ' if key else ''}{problem}"
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return Mistake(message, place, str(self.path), line, written or None, key)
 
     def line(self, table: tuple[str, ...], key: str | None) -> int | None:
         """Where the key, or the table's header, stands; from 1. None if that is not known."""
@@ -48,10 +50,14 @@ def read_toml(path: Path) -> TomlFile:
     try:
         return TomlFile(path, text, tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(
+        message = (
             f"{path}: is not valid TOML: {error}. Texts need quotes, and so do names with slashes or dots, "
             'as in [models."org/name"]'
-        ) from error
+        )
+        found = re.search(r"\(at line (\d+),", str(error))  # of what follows nothing can be said
+        line = int(found[1]) if found else None
+        place = f"{path}:{line}" if line else str(path)
+        raise ConfigError(Mistake(message, place, str(path), line)) from error
 
 
 def _line_of(text: str, table: tuple[str, ...], key: str | None) -> int | None:

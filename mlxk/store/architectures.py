@@ -21,6 +21,8 @@ from typing import Any
 _IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 _MODEL = re.compile(r"^class Model\b|^Model\s*=|^from .* import .*\bModel\b", re.MULTILINE)
 _ARGS = re.compile(r"^class ModelArgs\b|^ModelArgs\s*=|^from .* import .*\bModelArgs\b", re.MULTILINE)
+_ARGS_CLASS = re.compile(r"^class ModelArgs\b.*\n(?:[ \t]+.*\n|[ \t]*\n)*", re.MULTILINE)
+"""Only this class is parsed: the whole file would take ten times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class KnownArchitectures:
     def missing_packages(self, module: str) -> tuple[str, ...]:
         """What the module imports and is not installed (mlx_lm's olmo needs a package of its own)."""
         return _missing_packages(self.folder / "models" / f"{module}.py")
+
+    def arguments(self, module: str) -> Mapping[str, str]:
+        """What the module takes of a config.json: names and annotations, as far as it says so itself."""
+        return _arguments(self.folder / "models" / f"{module}.py")
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +121,20 @@ def _missing_packages(file: Path) -> tuple[str, ...]:
         return ()
     others = names - sys.stdlib_module_names - {"mlx", "mlx_lm"}
     return tuple(sorted(name for name in others if importlib.util.find_spec(name) is None))
+
+
+@lru_cache(maxsize=512)
+def _arguments(file: Path) -> Mapping[str, str]:
+    try:
+        found = _ARGS_CLASS.search(file.read_text(encoding="utf-8"))
+        body = ast.parse(found[0]).body[0] if found else None
+    except (OSError, ValueError, SyntaxError):
+        return {}
+    return {
+        line.target.id: ast.unparse(line.annotation)
+        for line in (body.body if isinstance(body, ast.ClassDef) else ())
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
 
 
 @lru_cache(maxsize=4)

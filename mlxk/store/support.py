@@ -8,6 +8,7 @@ from typing import Any
 
 from mlxk.store import config_facts
 from mlxk.store.architectures import known_architectures
+from mlxk.store.config_values import value_faults
 from mlxk.store.faults import Fault, unsupported, warning
 from mlxk.store.folder import Folder
 from mlxk.store.weight_formats import (
@@ -83,6 +84,7 @@ def architecture_faults(folder: Folder, config: Mapping[str, Any], *, trusted: b
             f"mlx_lm's implementation of {model_type!r} needs {', '.join(missing)}, which is not installed",
             f"install it beside mlxk (pip install {' '.join(_PACKAGE_OF.get(one, one) for one in missing)})",
         )
+    yield from value_faults(folder, config, known, module)
     yield from _other_task(folder, config)
 
 

@@ -32,6 +32,10 @@ from mlxk.workers.protocol import FaultCode, FaultError
 
 log = logging.getLogger("mlxk.control")
 
+GOODBYE_MS = 1000
+"""How long the last answers may take to go out: to a client that reads, as long as their thread needs for a
+core. Who reads nothing has at most one part of a stream outstanding, which fits into the buffers."""
+
 
 class ControlSocket:
     """Answers each request in a task of its own: a slow stop does not keep a `ps` waiting."""
@@ -39,7 +43,7 @@ class ControlSocket:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, service: Service) -> None:
         self._service = service
         self._socket = context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.LINGER, GOODBYE_MS)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a client that is gone must be noticed
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         try:
@@ -127,7 +131,8 @@ class ControlSocket:
         try:
             reply = ControlReply(request.id, data=await self._carry_out(request))
         except FaultError as error:
-            reply = ControlReply(request.id, error=ControlFault(error.fault.code, error.fault.message))
+            told = ControlFault(error.fault.code, error.fault.message, error.details)
+            reply = ControlReply(request.id, error=told)
         except ControlProtocolError as error:
             reply = ControlReply(request.id, error=ControlFault(FaultCode.INVALID_REQUEST, str(error)))
         except Exception as error:

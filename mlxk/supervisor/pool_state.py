@@ -111,6 +111,8 @@ class PoolState:
         reason = Fault(FaultCode.MODEL_STOPPED, f"The model {name!r} was stopped.", retryable=True)
         self.waiting.refuse_all(reason, name)
         record = self.records.get(name)
+        if record is not None:
+            record.comes_again = False
         if record is None or not record.worker_ids:
             if done is not None and not done.done():
                 done.set_result(StopResult(name, stopped=False))

@@ -128,6 +128,12 @@ class ModelRecord:
         return self.ref.name
 
     @property
+    def has_died(self) -> bool:
+        """Its last process failed, and nobody has loaded or stopped it since: who comes back in the morning
+        wants to know."""
+        return self.comes_again and self.last_error is not None
+
+    @property
     def worker_ids(self) -> list[str]:
         """All its processes that have not been reaped."""
         present = (self.worker_id, self.successor_id, *self.leaving)

@@ -66,7 +66,7 @@ class Reloader:
                 text = f"The configuration was not reloaded, the old one stays in effect: {error}"
                 log.error("%s", text)
                 self._events.emit(EventKind.RELOADED, error=text)
-                raise FaultError(Fault(FaultCode.INVALID_REQUEST, text)) from error
+                raise FaultError(Fault(FaultCode.INVALID_REQUEST, text), error.as_data()) from error
             changes = compare(self._service.settings, new)
             running = self._service.process_names()
             self._service.configure(settings)
@@ -82,7 +82,7 @@ class Reloader:
             await asyncio.to_thread(self.read)
         except ConfigError as error:
             text = f"The server was not restarted, the configuration is wrong: {error}"
-            raise FaultError(Fault(FaultCode.INVALID_REQUEST, text)) from error
+            raise FaultError(Fault(FaultCode.INVALID_REQUEST, text), error.as_data()) from error
 
     def _follow_up(self, changes: Changes, running: set[str]) -> None:
         for name in changes.models_to_restart:

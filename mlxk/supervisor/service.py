@@ -332,11 +332,11 @@ class Service:
         }
 
     def _is_shown(self, record: ModelRecord) -> bool:
-        """What runs, failed, or is waited for (it may be ABSENT until there is room). Not what has failed and
-        was removed since (`mlxk rm`): nobody can do anything about it."""
+        """What runs, failed, died and was not asked for since, or is waited for (ABSENT until there is room).
+        Not what has failed and was removed since (`mlxk rm`): nobody can do anything about it."""
         if record.worker_ids or self._pool.queued(record.name):
             return True
-        return record.state is not ModelState.ABSENT and record.ref.path.exists()
+        return (record.state is not ModelState.ABSENT or record.has_died) and record.ref.path.exists()
 
     def _worker(self, record: ModelRecord) -> Worker | None:
         return self._crew.workers.get(record.worker_id) if record.worker_id else None

@@ -59,9 +59,11 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
 class FaultError(Exception):
     """A `Fault` on its way up the stack inside one process."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, details: dict[str, Any] | None = None) -> None:
+        """`details` are for the control socket's clients: they do not travel with the fault."""
         super().__init__(fault.message)
         self.fault = fault
+        self.details = details or {}
 
 
 def fault(

@@ -237,7 +237,7 @@ def test_what_is_pulled_while_a_person_thinks_is_not_removed(
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlxk.cli.rm.click.confirm", think)
+        patch.setattr("mlxk.cli.question.agreed", think)
         assert machine.mlxk("rm", f"{NAME}@{old}", stdin=None).code == 0
     assert os.listdir(machine.repo() / "snapshots") == [new]
     assert [one["health"] for one in machine.mlxk("list", NAME, "--json").data["models"]] == ["healthy"]
@@ -254,7 +254,7 @@ def test_two_removals_of_one_model_and_the_second_says_so(
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlxk.cli.rm.click.confirm", think)
+        patch.setattr("mlxk.cli.question.agreed", think)
         result = machine.mlxk("rm", NAME, stdin=None)
     assert (result.code, "gone already" in result.err) == (4, True)
 

@@ -124,6 +124,34 @@ def test_a_mistake_is_an_error_with_its_place(mlxk_here, home):
         assert result.envelope["command"] == " ".join(words[:2])
 
 
+def test_init_says_where_it_may_not_write(mlxk_here, home):
+    home.touch()
+    result = mlxk_here("config", "init", "--json")
+    assert (result.code, result.error["type"]) == (ExitCode.ERROR, "os_error")
+    assert result.error["message"].startswith(f"{home / 'config.toml'} cannot be written (File exists); ")
+    assert "MLXK_HOME" in result.error["message"]
+
+
+def test_whoever_looks_for_a_set_is_told_where_the_settings_are(mlxk_here):
+    result = mlxk_here("config", "set", "port", "1")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "`mlxk config set`" in result.err
+    assert "`mlxk config path`" in result.err
+
+
+def test_all_mistakes_are_told_in_one_go(mlxk_here, home, monkeypatch):
+    path = write(home, "[server]\nprot = 1\nspare = 'maybe'\n")
+    monkeypatch.setenv("MLXK_MAX_BATCH", "0")
+    for words in (("config", "check"), ("serve",), ("serve", "--detach")):
+        found = mlxk_here(*words, "--json").error["mistakes"]
+        assert [(one["place"], one["line"], one["table"], one["key"]) for one in found] == [
+            (f"{path}:2", 2, "server", "prot"),
+            (f"{path}:3", 3, "server", "spare"),
+            ("MLXK_MAX_BATCH", None, None, "max_batch"),
+        ]
+        assert all(one["message"] in mlxk_here(*words).err for one in found)
+
+
 def test_check_looks_at_another_file(mlxk_here, tmp_path):
     other = tmp_path / "other.toml"
     other.write_text("[server]\nport = 1\n", encoding="utf-8")

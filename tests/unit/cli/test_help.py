@@ -104,6 +104,17 @@ def test_help_of_a_verb_is_its_help_page(mlxk_here):
     assert mlxk_here("help", "--json", "ps").data["text"] in mlxk_here("ps", "--help").out
 
 
+@pytest.mark.parametrize("verb", ["", *(name for name, _ in ALL)])
+def test_help_of_a_verb_is_an_envelope_with_json(mlxk_here, verb):
+    words = verb.split()
+    expected = mlxk_here("help", "--json", *words)
+    assert expected.data["verb"] == (verb or None)
+    for asked in ((*words, "--help", "--json"), ("--json", *words, "-h"), (*words, "--json", "--help")):
+        result = mlxk_here(*asked)
+        assert (result.code, result.out, result.err) == (ExitCode.OK, expected.out, "")
+    assert mlxk_here(*words, "--help", "--", "--json").out == mlxk_here(*words, "--help").out
+
+
 def test_help_for_what_is_no_verb_is_a_usage_error(mlxk_here):
     for words in (("pss",), ("config", "int"), ("ps", "x")):
         result = mlxk_here("help", *words)

@@ -63,6 +63,23 @@ def test_the_options_become_fields(run):
     }
 
 
+@pytest.mark.parametrize(
+    ("option", "accepted"),
+    [
+        ("--temperature=nan", "a number from 0 to 2"),  # it broke the request: no JSON can carry it
+        ("--temperature=3", "a number from 0 to 2"),
+        ("--top-p=inf", "a number from 0 to 1"),
+        ("--max-tokens=0", "a whole number of at least 1"),
+        ("--seed=1.5", "a whole number"),
+    ],
+)
+def test_a_number_that_cannot_be_is_a_usage_error(run, option, accepted):
+    result, stub = run("tiny", "Say hi", option)
+    assert (result.code, result.out) == (2, "")
+    assert f"is {accepted}, not " in result.err
+    assert stub.path == ""
+
+
 def test_without_a_template_the_prompt_goes_as_it_is(run):
     result, stub = run("tiny", "--no-chat-template", stdin=b"1\n2\n")
     assert result.code == 0
@@ -172,6 +189,7 @@ def test_an_error_before_the_first_token(run):
 def test_without_a_server_a_typo_is_not_offered_to_be_pulled(mlxk_here):
     assert mlxk_here("run", "tinyy", "x").err == "error: There is no model 'tinyy' here. Did you mean tiny?\n"
     assert mlxk_here("run", "zzz", "x").err.endswith(" To install it: mlxk pull zzz\n")
+    assert "To install it" not in mlxk_here("run", "/etc/zzz", "x").err  # nothing that `pull` would take
 
 
 def test_an_error_in_the_middle_leaves_what_came_and_a_fresh_line(run):

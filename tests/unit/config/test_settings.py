@@ -246,6 +246,38 @@ def test_a_mistake_in_the_file_is_named_by_file_line_and_key(
         assert part in message
 
 
+def test_all_mistakes_are_told_at_once_each_with_its_place(mlxk_home: Path) -> None:
+    path = write_config(
+        mlxk_home,
+        '[models."a/b"]\npined = true\ntemperature = 9\nid = "x"\npath = "y"\n'
+        '[models."../c"]\n[models.d]\nsystem = "fine"\n[server]\nport = "http"\nprot = 1\n[servre]\n',
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"max_memory": "much"}, environ={**os.environ, "MLXK_HOST": "a/b"})
+    assert [(one.place, one.line, one.table, one.key) for one in caught.value.mistakes] == [
+        (f"{path}:2", 2, 'models."a/b"', "pined"),
+        (f"{path}:3", 3, 'models."a/b"', "temperature"),
+        (f"{path}:4", 4, 'models."a/b"', "id"),
+        (f"{path}:6", 6, 'models."../c"', None),
+        (f"{path}:10", 10, "server", "port"),
+        (f"{path}:11", 11, "server", "prot"),
+        (f"{path}:12", 12, None, "servre"),
+        ("MLXK_HOST", None, None, "host"),
+        ("--max-memory", None, None, "max_memory"),
+    ]
+    head, *lines = str(caught.value).splitlines()
+    assert head == "9 mistakes in the settings:"
+    assert [line.strip() for line in lines] == [one.message for one in caught.value.mistakes]
+
+
+def test_variables_are_looked_at_also_where_the_file_cannot_be_read(mlxk_home: Path) -> None:
+    path = write_config(mlxk_home, "[server]\nport = \n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={**os.environ, "MLXK_PORT": "x"})
+    broken, variable = caught.value.mistakes
+    assert (broken.file, broken.line, variable.place) == (str(path), 2, "MLXK_PORT")
+
+
 def test_a_file_that_is_not_text_is_an_error_that_says_so(mlxk_home: Path) -> None:
     write_config(mlxk_home, "").write_bytes(b"\xff\xfe[server]")
     with pytest.raises(ConfigError, match="UTF-8"):

@@ -37,6 +37,18 @@ SICK_FILES: dict[str, Sickness] = {
         "config.json is a Git LFS pointer",
         PULL,
     ),
+    "words for a size": Sickness(
+        "invalid_value", D, config(hidden_size="lots"), 'config.json says hidden_size is "lots"', PULL
+    ),
+    "no layers": Sickness(
+        "invalid_value", D, config(num_hidden_layers=0), "config.json says num_hidden_layers is 0", PULL
+    ),
+    "words for a number": Sickness(
+        "doubtful_value", W, config(rms_norm_eps="tiny"), 'rms_norm_eps is "tiny", where mlx_lm\'s qwen3', ""
+    ),
+    "words for a table": Sickness(
+        "doubtful_value", W, config(rope_scaling="twice"), "qwen3 takes a table: it may not load", ""
+    ),
     "dangling config": Sickness(
         "partial_download", D, lambda m: dangle(m / "config.json"), "config.json is not in the cache", PULL
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import Any
@@ -47,6 +48,14 @@ def test_the_answer_is_mlx_lm_s_for_all_of_its_models(known: KnownArchitectures)
             module = known.module_of(config)
             here = module is not None and not known.missing_packages(module)
             assert here == mlx_lm_knows(config), config
+
+
+def test_what_a_model_takes_is_read_from_its_source(known: KnownArchitectures) -> None:
+    _, arguments = utils._get_classes({"model_type": "qwen3"})
+    own = [one.name for one in dataclasses.fields(arguments)]
+    assert own == list(known.arguments("qwen3"))
+    assert known.arguments("qwen3")["hidden_size"] == "int"
+    assert known.arguments("nobody") == {}
 
 
 @pytest.mark.parametrize(
