@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ EXCUSED_IN_CI = (
 """Reasons to skip a test, by a part of their words, that are a machine's nature; nothing may need to be
 installed by hand. What CI could have but has not (a set-up checkout) is a failure there: a test that is never
 run proves nothing."""
+
+
+def pytest_configure() -> None:
+    """A shell starts what it runs in the background with Ctrl-C ignored, which every process of ours would
+    inherit and honour: `script/test &` must not fail every test of a Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
