@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from mlxk.supervisor.log_shelf import LogShelf, ModelLog
 
@@ -122,21 +123,15 @@ class LogPump:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._new: deque[WorkerLog] = deque()
-        self._nudged: deque[WorkerLog] = deque()
-        self._gone: deque[tuple[WorkerLog, Callable[[], object]]] = deque()
+        self._orders: deque[Callable[[], object]] = deque()
+        """For the thread, in the order in which they were given: a log that is complete has its last note."""
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="worker-logs", daemon=True)
         self._thread.start()
 
     def add(self, log: WorkerLog) -> None:
-        def nudge() -> None:
-            self._nudged.append(log)
-            self._wake()
-
-        log.wake = nudge
-        self._new.append(log)
-        self._wake()
+        log.wake = partial(self._order, partial(self._catch_up, log))
+        self._order(partial(self._selector.register, log.descriptor, selectors.EVENT_READ, log))
 
     def drop(self, log: WorkerLog) -> asyncio.Future[None]:
         """The worker has been reaped: take what is there, and do not wait for a grandchild's pipe end.
@@ -153,8 +148,7 @@ class LogPump:
         if self._closing:  # the thread takes what is there, and then no orders any more
             settle()
             return done
-        self._gone.append((log, lambda: loop.call_soon_threadsafe(settle)))
-        self._wake()
+        self._order(partial(self._complete, log, partial(loop.call_soon_threadsafe, settle)))
         return done
 
     def close(self) -> None:
@@ -168,6 +162,10 @@ class LogPump:
         if not self._thread.is_alive():  # else it may still use them
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def _order(self, order: Callable[[], object]) -> None:
+        self._orders.append(order)
+        self._wake()
 
     def _wake(self) -> None:
         if self._closing and not self._thread.is_alive():
@@ -190,20 +188,18 @@ class LogPump:
         self._selector.close()
 
     def _take_orders(self) -> None:
-        while self._new:
-            log = self._new.popleft()
-            if log.descriptor >= 0:  # else it came and went while we were at the ones that have gone
-                self._selector.register(log.descriptor, selectors.EVENT_READ, log)
-        while self._nudged:
-            log = self._nudged.popleft()
-            log.write(b"", self.shelf)
-            if log.descriptor < 0:
-                log.end(self.shelf)
-        while self._gone:
-            log, on_end = self._gone.popleft()
-            self._end(log)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                on_end()
+        while self._orders:
+            self._orders.popleft()()
+
+    def _catch_up(self, log: WorkerLog) -> None:
+        log.write(b"", self.shelf)
+        if log.descriptor < 0:
+            log.end(self.shelf)
+
+    def _complete(self, log: WorkerLog, on_end: Callable[[], object]) -> None:
+        self._end(log)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            on_end()
 
     def _read(self, log: WorkerLog) -> None:
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ class Output:
         await self.pump.drop(self.log)
 
 
+@contextlib.contextmanager
+def busy_with(output: Output, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The pump's thread is at this one's end, which takes as long as the block."""
+    busy, go_on, write = threading.Event(), threading.Event(), WorkerLog.write
+
+    def slow_write(self: WorkerLog, data: bytes, shelf: LogShelf) -> None:
+        if self is output.log:
+            busy.set()
+            assert go_on.wait(30)
+        write(self, data, shelf)
+
+    monkeypatch.setattr(WorkerLog, "write", slow_write)
+    output.pump.drop(output.log)
+    assert busy.wait(30)
+    yield
+    go_on.set()
+    os.close(output.write_end)
+
+
 def read(pump: LogPump, model: str | None = MODEL) -> bytes:
     assert pump.shelf.flush(10)
     path = spare_log(pump.shelf.folder) if model is None else model_log(pump.shelf.folder, model)
@@ -83,6 +103,28 @@ async def test_a_log_begins_with_who_it_is_and_ends_with_how_that_ended(pump: Lo
     assert body == "loading"
     assert end.endswith("w1 (pid 4711) has ended: exit code 0")
     assert output.log.tail() == ("loading",)  # what a client is told are the worker's words only
+
+
+@in_loop
+async def test_a_log_that_is_complete_has_its_last_note_however_busy_its_reader_was(
+    pump: LogPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Output(pump)
+    await ended.end()
+    loop, unwritten = asyncio.get_running_loop(), []
+    tell = loop.call_soon_threadsafe
+
+    def look_and_tell(callback: Callable[..., object], *words: object) -> object:
+        unwritten.append(len(ended.log._notes))
+        return tell(callback, *words)
+
+    with busy_with(Output(pump, model=None, worker_id="w2"), monkeypatch):
+        ended.log.last_note("has ended: exit code 0")
+        monkeypatch.setattr(loop, "call_soon_threadsafe", look_and_tell)
+        complete = pump.drop(ended.log)
+    await complete
+    assert unwritten == [0]
+    assert b"w1 (pid 4711) has ended: exit code 0" in read(pump)
 
 
 @in_loop
@@ -255,14 +297,17 @@ def test_closing_twice_harms_nobodys_descriptor(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_a_worker_that_comes_and_goes_between_two_looks_does_not_end_the_pump(pump: LogPump) -> None:
-    """Added and dropped while the pump is at those that have gone: it meets the end before the beginning."""
+async def test_a_worker_that_comes_and_goes_between_two_looks_does_not_end_the_pump(
+    pump: LogPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Output(pump)
-    output = Output(pump, worker_id="w2")
-    pump._gone.append((output.log, lambda: pump._new.append(output.log)))
-    pump._wake()
-    await asyncio.to_thread(until, lambda: output.log.descriptor < 0)
-    os.close(output.write_end)
+    with busy_with(Output(pump, model=None, worker_id="w2"), monkeypatch):
+        output = Output(pump, worker_id="w3")
+        output.print(b"hardly there\n")
+        ended = asyncio.ensure_future(output.end())
+        await asyncio.sleep(0)  # it is dropped now
+    await ended
+    assert output.log.tail() == ("hardly there",)
     other.print(b"still read\n")
     await asyncio.to_thread(until, lambda: other.log.tail() == ("still read",))
     await other.end()
