@@ -50,10 +50,14 @@ def test_a_ctrl_c_that_interrupts_no_read_is_heard(typist: int) -> None:
 
     heard, lost = threading.Event(), threading.Event()
     presser = threading.Timer(0.05, press)
+
+    def ask() -> None:
+        presser.start()  # a Ctrl-C that comes before the question must not end the test run
+        agreed("Remove it?")
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            presser.start()
-            agreed("Remove it?")
+            ask()
     finally:
         heard.set()
         presser.join()
